@@ -1,0 +1,1 @@
+"""The heartbeat for WebSockets on Twisted and Autobahn."""

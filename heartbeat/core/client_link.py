@@ -1,0 +1,176 @@
+"""The client's end of a connection: opens, beats as the server declares, and takes a plain server as it is.
+
+Never sends an `error`: what a server says wrongly is told to our own log.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any, ClassVar
+
+from heartbeat.core.errors import PeerError
+from heartbeat.core.link import (
+    NOTHING,
+    Deliver,
+    Drain,
+    Effect,
+    Effects,
+    Link,
+    Refused,
+    Report,
+    milliseconds,
+    ping_id_of,
+)
+from heartbeat.core.messages import VERSION, encode, ping_frame, pong_frame, re_of
+from heartbeat.core.monitor import Monitor, Traffic
+from heartbeat.core.running import RunningTime
+from heartbeat.core.settings import BEATS, Settings
+
+__all__ = ["ClientLink"]
+
+
+class ClientLink(Link):
+    """The client's end: opens, pings or watches as the server declares, and takes a plain server as it is.
+
+    `opened` turns True with the first sign that the other end speaks with us.
+    """
+
+    __slots__ = ("_open_by", "opened")
+
+    def __init__(self, settings: Settings, running: RunningTime, now: float, *, guest: bool = False) -> None:
+        beats = settings.beats or "client"
+        monitor = Monitor(
+            settings.timing(), now, pings=beats in ("client", "both"), watches=beats in ("server", "none")
+        )
+        super().__init__(settings, running, monitor, guest=guest)
+        self.opened = False
+        self._open_by = now + settings.open_timeout
+
+    @property
+    def next_at(self) -> float:
+        """When `check` wants to be called, in running time."""
+        if not self.opened and not self._closed:
+            return self._open_by
+        return super().next_at
+
+    def open(self, now: float) -> Effects:
+        """The WebSocket is open: say who we are and what we wish, and ping at once, whatever `beats` will be."""
+        effects = self._carry(self.monitor.open(now, self._running.stalls), now)
+        self.monitor.hold(inf, now)
+        if self.settings.frames:
+            return effects
+        return (encode(self._wish()), *effects)
+
+    def check(self, now: float, traffic: Traffic) -> Effects:
+        """`next_at` has come: judge."""
+        if self.opened or self._closed:
+            return super().check(now, traffic)
+        if now < self._open_by:
+            return NOTHING
+        return self._give_up("no-answer", now)
+
+    def woke(self, now: float, traffic: Traffic) -> Effects:
+        """The machine slept: probe before anything is judged."""
+        return super().woke(now, traffic) if self.opened else NOTHING
+
+    def close(self, now: float, code: int | None) -> Effects:
+        """The connection is gone."""
+        if self._closed:
+            return NOTHING
+        super().close(now, code)
+        return NOTHING
+
+    def _wish(self) -> dict[str, Any]:
+        settings = self.settings
+        wish: dict[str, Any] = {
+            "type": "onopen",
+            "v": VERSION,
+            "beats": settings.beats or "client",
+            "interval_ms": milliseconds(settings.interval),
+            "session": None,
+        }
+        if settings.client_id is not None:
+            wish["client_id"] = settings.client_id
+        if settings.token is not None:
+            wish["token"] = settings.token
+        return wish
+
+    def _ping(self, ping_id: int) -> Effect:
+        return self._probe(ping_id) if self.settings.frames else ping_frame(ping_id)
+
+    def _probe(self, ping_id: int) -> Effect:
+        # An end that pings probes as it pings: the question is the same, and so is the way to the other application.
+        if self.settings.frames or self.monitor.watches:
+            return super()._probe(ping_id)
+        return ping_frame(ping_id)
+
+    def _refuse(self, error: PeerError) -> Effects:
+        return (Refused(error),)
+
+    def _give_up(self, reason: str, now: float) -> Effects:
+        return self._carry(self.monitor.convict(reason), now)
+
+    def _is_open(self, now: float, detail: str, clients: int | None) -> Effects:
+        self.opened = True
+        return (Report(self.status("open", now, detail, clients=clients)),)
+
+    def _answered(self, ping_id: int | None, clients: int | None, now: float) -> Effects:
+        known = self.monitor.knows(ping_id)
+        effects = super()._answered(ping_id, clients, now)
+        if self.opened or not known:
+            return effects
+        kind = "RFC 6455 pings" if self.settings.frames else "plain pings"
+        return (*self._is_open(now, f"open, the server knows {kind}", clients), *effects)
+
+    def _pinged(self, payload: bytes, message: dict[str, Any], now: float) -> Effects:
+        status = message.get("status")
+        if status == "pong":
+            return self._answered(ping_id_of(message), _count(message), now)
+        if status is not None and self.level == 0:
+            return self._give_up("refused", now)
+        if len(payload) > self.settings.ping_limit:
+            raise PeerError("too-big", f"a ping is at most {self.settings.ping_limit} bytes", re_of(message))
+        self.monitor.pinged(now)
+        return (pong_frame(payload, message, b'"status":"pong"'),)
+
+    def _opening_answered(self, payload: bytes, message: dict[str, Any], now: float) -> Effects:
+        if self.opened or message.get("status") != "ok":
+            return NOTHING
+        name = message.get("client_id")
+        version = message.get("v")
+        if version is None:
+            self.client_id = name if isinstance(name, str) else None
+            self.monitor.hold(self.monitor.timeout, now)
+            return self._is_open(now, "open", _count(message))
+        beats = message.get("beats", "client")
+        if type(version) is not int or beats not in BEATS:
+            raise PeerError("bad-message", "an onopen answer has a whole v, and beats is one of " + ", ".join(BEATS))
+        timing = self.monitor.timing.declared_by(message)
+        self.client_id = name if isinstance(name, str) else None
+        self.level = VERSION
+        self.monitor.declare(timing, now, pings=beats in ("client", "both"), watches=beats in ("server", "none"))
+        who = "client" if beats == "client" else beats
+        detail = f"open as {self.client_id}, beats: {who} every {timing.interval:g} s"
+        return self._is_open(now, detail, _count(message))
+
+    def _draining(self, payload: bytes, message: dict[str, Any], now: float) -> Effects:
+        shortest, longest = message.get("min_ms"), message.get("max_ms")
+        if type(shortest) is not int or type(longest) is not int or not 0 <= shortest <= longest <= 86_400_000:
+            raise PeerError("bad-message", "drain has min_ms and max_ms", "drain")
+        return (Drain(shortest / 1000, longest / 1000),)
+
+    def _told(self, payload: bytes, message: dict[str, Any], now: float) -> Effects:
+        return (Deliver(message),)
+
+    _ROWS: ClassVar = {
+        "ping": _pinged,
+        "onopen": _opening_answered,
+        "ack": Link._never_answered,
+        "error": _told,
+        "drain": _draining,
+    }
+
+
+def _count(message: dict[str, Any]) -> int | None:
+    clients = message.get("clients")
+    return clients if type(clients) is int else None

@@ -1,0 +1,154 @@
+"""The wire, as prose and as the functions that read and write it.
+
+Text frames, one JSON object each, with a `type`. Names ending in `_ms` are integers in milliseconds.
+Reserved types: `onopen`, `ping`, `ack`, `error`, `drain`.
+
+**Level 0** is what any page can write. `{"type": "onopen"}` is optional and answered with
+`{"type": "onopen", "status": "ok", "client_id": …, "interval_ms": …, "clients": n}`.
+`{"type": "ping", …}`, sent every few seconds, is answered to that client only: the answer is the
+text received, its values not re-encoded, with `,"status":"pong","clients":n` before the last brace.
+Those members, and `ack`, are the answerer's: a ping that already holds one of them, or holds any
+member twice, is rebuilt, ours in the place of theirs. So whatever a page puts into its ping (`id`,
+`t`, a 23-digit number) comes back as it was.
+
+**Level 1** begins with the answer to an `onopen` that holds `"v": 1`. The client wishes (`beats`,
+`interval_ms`, `client_id`), the server declares what holds (`watch_ms`, `timeout_ms`, `probe_ms`,
+`limits` besides). From then on a server that pings sends `{"type": "ping", "id": n}`.
+
+`error`, `ack`, `drain` and every ping with `"status": "pong"` are never answered, so that two ends
+cannot loop. What cannot be taken is answered by
+`{"type": "error", "code": …, "detail": "a sentence", "re": <type or id>}`; the connection stays open.
+
+A lone surrogate escape (which `JSON.stringify` emits) is valid, and of a member that appears twice
+the last one counts, whatever the JSON library says.
+"""
+
+from __future__ import annotations
+
+import json
+import re as regex
+from typing import Any
+
+import msgspec
+
+from heartbeat.core.errors import PeerError
+
+__all__ = ["VERSION", "bad_json", "decode", "encode", "error_frame", "ping_frame", "pong_frame", "re_of"]
+
+#: The level-1 version that we speak.
+VERSION = 1
+
+encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+# The fast library refuses these, the wire does not.
+_SURROGATE = regex.compile(rb"\\u[dD][89a-fA-F]")
+_SPACE = regex.compile(r"[ \t\n\r]*")
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+_slow = json.JSONDecoder(parse_constant=_no_constant)
+
+
+def decode(payload: bytes) -> dict[str, Any]:
+    """The message in a text frame: an object with a `type` that is text.
+
+    Raises PeerError (`bad-json`, `bad-message`).
+    """
+    try:
+        message = _decode(payload)
+    except RecursionError:
+        raise PeerError("bad-json", "nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as reason:
+        message = _decode_slowly(payload, str(reason))
+    if type(message) is not dict:
+        raise PeerError("bad-message", "a message is a JSON object")
+    if type(message.get("type")) is not str:
+        raise PeerError("bad-message", "a message has a type, and the type is text")
+    return message
+
+
+def _decode_slowly(payload: bytes, reason: str) -> Any:
+    if _SURROGATE.search(payload) is None:
+        raise bad_json(reason)
+    try:
+        return _slow.decode(payload.decode())
+    except (ValueError, RecursionError) as slow_reason:
+        raise bad_json(str(slow_reason)) from None
+
+
+def bad_json(reason: str) -> PeerError:
+    """The refusal of what is not JSON, with the parser's own words."""
+    return PeerError("bad-json", f"not JSON: {reason}")
+
+
+def pong_frame(payload: bytes, message: dict[str, Any], members: bytes) -> bytes:
+    """The answer to the ping in `payload`, which decodes to `message`.
+
+    `members` are the answerer's, ready to be spliced: `"status":"pong","clients":3`.
+    """
+    # A colon stands in every member, so as many colons as names means: no name twice, nothing nested.
+    plain = payload.count(b":") == len(message)
+    if "status" in message or "clients" in message or "ack" in message or not (plain or _distinct(payload, message)):
+        return _rebuilt(payload, members)
+    return payload[: payload.rindex(b"}")] + b"," + members + b"}"
+
+
+def _distinct(payload: bytes, message: dict[str, Any]) -> bool:
+    return len(_members(payload)) == len(message)
+
+
+def _rebuilt(payload: bytes, members: bytes) -> bytes:
+    kept = {name: text for name, text in _members(payload) if name not in ("status", "clients", "ack")}
+    theirs = ",".join(f"{json.dumps(name)}:{text}" for name, text in kept.items())
+    return b"{" + theirs.encode() + b"," + members + b"}"
+
+
+def _members(payload: bytes) -> list[tuple[str, str]]:
+    """The members of an object that is known to be valid: each name, and its value's text as it stands."""
+    text = payload.decode()
+    found = []
+    at = _skip(text, text.index("{") + 1)
+    while text[at] != "}":
+        name, at = json.decoder.scanstring(text, at + 1)  # type: ignore[attr-defined]  # missing from typeshed
+        start = _skip(text, _skip(text, at) + 1)
+        _, end = _slow.raw_decode(text, start)
+        found.append((name, text[start:end]))
+        at = _skip(text, end)
+        if text[at] == ",":
+            at = _skip(text, at + 1)
+    return found
+
+
+def _skip(text: str, at: int) -> int:
+    return _SPACE.match(text, at).end()  # type: ignore[union-attr]  # the pattern matches anything
+
+
+def ping_frame(ping_id: int) -> bytes:
+    """A ping of our own."""
+    return b'{"type":"ping","id":%d}' % ping_id
+
+
+def error_frame(error: PeerError) -> bytes:
+    """The `error` message that answers what could not be taken."""
+    message: dict[str, Any] = {"type": "error", "code": error.code, "detail": error.detail}
+    if error.re is not None:
+        message["re"] = error.re
+    try:
+        return encode(message)
+    except UnicodeEncodeError:
+        # A lone surrogate in what we quote: the standard library escapes it, as it came.
+        return json.dumps(message).encode()
+
+
+def re_of(message: dict[str, Any]) -> str | int:
+    """What an error about `message` names: its id where that is short text or a number, else its type."""
+    name = message.get("id")
+    if type(name) is int and abs(name) < 2**63:
+        return name
+    if type(name) is not str or len(name) > 64:
+        name = message["type"]
+    return name if len(name) <= 64 else name[:64]

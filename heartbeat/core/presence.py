@@ -1,0 +1,163 @@
+"""Who is alive: client ids, their connections, and counts that cost nothing to read.
+
+Counts are kept, never summed up. Joins and leaves are returned, once each, for the edge to announce.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from heapq import heappop, heappush
+
+__all__ = ["Connection", "Presence", "Standing"]
+
+
+class Standing(IntEnum):
+    """How present a connection is, best first; a client is the best of its connections."""
+
+    #: An application ping or pong within `watch`.
+    ACTIVE = 0
+    #: Silent for `watch`, but its end answers RFC 6455 pings; or its ping says so.
+    AWAY = 1
+    #: Open; it has not pinged, or not lately.
+    CONNECTED = 2
+    #: Under suspicion: a probe is out.
+    SUSPECT = 3
+    #: No connection, but it may come back and nobody need know that it was gone.
+    DETACHED = 4
+
+
+class _Client:
+    """One client id: its connections, and whether its join was announced."""
+
+    __slots__ = ("announced", "connections", "leaves_at", "name", "standing")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.connections: list[Connection] = []
+        self.standing: Standing | None = None
+        self.announced = False
+        self.leaves_at = 0.0
+
+
+class Connection:
+    """One connection's place in the register."""
+
+    __slots__ = ("_client", "standing")
+
+    def __init__(self, client: _Client) -> None:
+        self._client = client
+        self.standing = Standing.CONNECTED
+
+    @property
+    def client_id(self) -> str:
+        """The client id it belongs to."""
+        return self._client.name
+
+
+class Presence:
+    """The register of one server. `grace` and `grace_away` are seconds of absence before a leave is announced."""
+
+    __slots__ = ("_clients", "_connections", "_counts", "_grace", "_grace_away", "_leaving")
+
+    def __init__(self, grace: float, grace_away: float) -> None:
+        self._grace = grace
+        self._grace_away = grace_away
+        self._clients: dict[str, _Client] = {}
+        self._counts = [0] * len(Standing)
+        self._connections = 0
+        self._leaving: list[tuple[float, str]] = []
+
+    @property
+    def active(self) -> int:
+        """Distinct client ids with an active connection: what the wire calls `clients`."""
+        return self._counts[Standing.ACTIVE]
+
+    @property
+    def connections(self) -> int:
+        """Open connections."""
+        return self._connections
+
+    def count(self, standing: Standing) -> int:
+        """Distinct client ids whose best connection has this standing."""
+        return self._counts[standing]
+
+    def __contains__(self, client_id: str) -> bool:
+        return client_id in self._clients
+
+    def standing_of(self, client_id: str) -> Standing | None:
+        """The standing of a client, None for one that is not known."""
+        client = self._clients.get(client_id)
+        return None if client is None else client.standing
+
+    def client_ids(self) -> tuple[str, ...]:
+        """All client ids known, detached ones included."""
+        return tuple(self._clients)
+
+    def open(self, client_id: str) -> Connection:
+        """A connection of `client_id` opened; it joins when it is first announced."""
+        client = self._clients.get(client_id)
+        if client is None:
+            client = self._clients[client_id] = _Client(client_id)
+        connection = Connection(client)
+        client.connections.append(connection)
+        self._connections += 1
+        self._recount(client)
+        return connection
+
+    def announce(self, connection: Connection) -> bool:
+        """The connection has shown that it means to stay; True when its client joins by that."""
+        client = connection._client
+        joins, client.announced = not client.announced, True
+        return joins
+
+    def stand(self, connection: Connection, standing: Standing) -> None:
+        """The connection's standing changed."""
+        if connection.standing is not standing:
+            connection.standing = standing
+            self._recount(connection._client)
+
+    def close(self, connection: Connection, now: float, *, at_once: bool) -> bool:
+        """The connection is gone; True when its client leaves by that.
+
+        Unless `at_once`, the last connection's end is an absence, and `expire` tells of the leave later.
+        """
+        client = connection._client
+        client.connections.remove(connection)
+        self._connections -= 1
+        if client.connections:
+            self._recount(client)
+            return False
+        if at_once or not client.announced:
+            return self._forget(client)
+        away = connection.standing is Standing.AWAY
+        client.leaves_at = now + (self._grace_away if away else self._grace)
+        heappush(self._leaving, (client.leaves_at, client.name))
+        self._recount(client)
+        return False
+
+    def expire(self, now: float) -> list[str]:
+        """The client ids whose absence has lasted too long by `now`: they leave."""
+        left = []
+        while self._leaving and self._leaving[0][0] <= now:
+            at, name = heappop(self._leaving)
+            client = self._clients.get(name)
+            # It may have come back, and even gone again, since this appointment was made.
+            if client is not None and client.standing is Standing.DETACHED and client.leaves_at == at:
+                self._forget(client)
+                left.append(name)
+        return left
+
+    def _forget(self, client: _Client) -> bool:
+        if client.standing is not None:
+            self._counts[client.standing] -= 1
+        del self._clients[client.name]
+        return client.announced
+
+    def _recount(self, client: _Client) -> None:
+        best = min((c.standing for c in client.connections), default=Standing.DETACHED)
+        if best is client.standing:
+            return
+        if client.standing is not None:
+            self._counts[client.standing] -= 1
+        self._counts[best] += 1
+        client.standing = best

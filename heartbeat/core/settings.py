@@ -1,0 +1,262 @@
+"""Every number a user may choose, with its default and its bounds, and the timing that follows.
+
+A wrong setting fails in the constructor, by its name, its value and its bound. Nothing is half-built
+and nothing changes afterwards. Seconds and bytes throughout; only the wire speaks milliseconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from heartbeat.core.errors import PeerError, SettingError
+
+__all__ = ["BEATS", "Settings", "Timing"]
+
+#: Who sends the JSON pings. `none`: nobody, both ends only watch.
+BEATS = ("client", "server", "both", "none")
+
+_SCHEDULES = ("answer", "fixed")
+
+# The least and the most of each number, and its unit.
+_BOUNDS: dict[str, tuple[float, float, str]] = {
+    "interval": (0.1, 3600.0, "s"),
+    "interval_min": (0.1, 3600.0, "s"),
+    "interval_max": (0.1, 3600.0, "s"),
+    "timeout_min": (0.05, 600.0, "s"),
+    "timeout_max": (0.05, 600.0, "s"),
+    "probe": (0.05, 600.0, "s"),
+    "tick": (0.01, 1.0, "s"),
+    "patience": (0.0, 3600.0, "s"),
+    "attempts": (0, 1_000_000, ""),
+    "open_timeout": (0.1, 600.0, "s"),
+    "stable": (0.0, 3600.0, "s"),
+    "window": (1.0, 86_400.0, "s"),
+    "handshake_timeout": (0.1, 600.0, "s"),
+    "close_timeout": (0.05, 60.0, "s"),
+    "message_limit": (1024, 2**40, "bytes"),
+    "ping_limit": (64, 4096, "bytes"),
+    "backlog": (1, 65_535, ""),
+    "trust_forwarded": (0, 16, ""),
+}
+
+_WHOLE = ("attempts", "message_limit", "ping_limit", "backlog", "trust_forwarded")
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What holds on one link, as declared by the server or, where it declares nothing, by our own settings.
+
+    All in seconds: `interval` from an answer to the next ping (or from ping to ping, `fixed`),
+    `timeout_min` and `timeout_max` the clamp of the adaptive deadline, `probe` the last chance,
+    `watch` the silence that is suspicious to an end which does not ping, `tick` the grain of our
+    timers, `patience` how long our own outgoing bytes, or missing pongs amid bytes, are borne.
+    """
+
+    interval: float
+    timeout_min: float
+    timeout_max: float
+    probe: float
+    watch: float
+    tick: float
+    patience: float
+    fixed: bool = False
+
+    @property
+    def pinging_bound(self) -> float:
+        """The longest, in our running time, that a dead peer goes unnoticed by an end that pings."""
+        return max(self.interval, self.timeout_max) + self.timeout_max + self.probe + 2 * self.tick
+
+    @property
+    def watching_bound(self) -> float:
+        """The same for an end that watches."""
+        return self.watch + self.probe + 2 * self.tick
+
+    def declared_by(self, answer: dict[str, Any]) -> Timing:
+        """This timing with what a level-1 `onopen` answer declares put in its place.
+
+        Raises PeerError when a declared number is none, or out of all reason.
+        """
+        interval = _seconds(answer, "interval_ms", self.interval)
+        low, high = _seconds_pair(answer, "timeout_ms", (self.timeout_min, self.timeout_max))
+        return replace(
+            self,
+            interval=interval,
+            timeout_min=low,
+            timeout_max=high,
+            probe=_seconds(answer, "probe_ms", self.probe),
+            watch=_seconds(answer, "watch_ms", watch_after(interval, high)),
+        )
+
+
+def watch_after(interval: float, ceiling: float) -> float:
+    """Silence, in seconds, after which an end that does not ping grows suspicious."""
+    return interval + min(10.0, max(interval / 2, ceiling))
+
+
+def _seconds(answer: dict[str, Any], name: str, default: float) -> float:
+    value = answer.get(name)
+    if value is None:
+        return default
+    return _checked(name, value)
+
+
+def _seconds_pair(answer: dict[str, Any], name: str, default: tuple[float, float]) -> tuple[float, float]:
+    value = answer.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, list) or len(value) != 2:
+        raise PeerError("bad-message", f"{name} must be a pair of milliseconds", "onopen")
+    low, high = _checked(name, value[0]), _checked(name, value[1])
+    return min(low, high), high
+
+
+def _checked(name: str, value: object) -> float:
+    if type(value) not in (int, float) or not 1 <= value <= 86_400_000:  # type: ignore[operator]  # a number by now
+        raise PeerError("bad-message", f"{name} must be milliseconds from 1 to 86400000", "onopen")
+    return value / 1000  # type: ignore[operator]  # a number by now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings of an end; a server reads some, a client others, and both the timing.
+
+    Raises SettingError, one sentence with the name, the value and the bound.
+    """
+
+    #: Seconds from the answer of one ping to the next ping.
+    interval: float = 6.0
+    #: "answer": the next ping follows the answer; "fixed": pings at fixed multiples, skipped while one is out.
+    schedule: str = "answer"
+    #: Server: None grants the client's wish, a word of BEATS holds for all. Client: the wish, None is "client".
+    beats: str | None = None
+    #: Server: the wishes that are granted.
+    interval_min: float = 0.1
+    interval_max: float = 60.0
+    #: The clamp of the adaptive deadline for an answer.
+    timeout_min: float = 3.0
+    timeout_max: float = 6.0
+    #: How long a suspect has to answer the probe.
+    probe: float = 3.0
+    #: The grain of the timers.
+    tick: float = 0.2
+    #: How long our own outgoing bytes may hold a ping back, and how long bytes without a pong are borne.
+    patience: float = 60.0
+
+    #: Client: attempts to get back, and the nominal delay before each (the last one repeats).
+    attempts: int = 3
+    delays: tuple[float, ...] = (1.0, 4.0, 16.0)
+    #: Client: an attempt without an `onopen` answer or a first pong fails after this.
+    open_timeout: float = 10.0
+    #: Client: up for this long, with a beat answered, before the attempts are counted afresh.
+    stable: float = 5.0
+    #: Client: beat with RFC 6455 ping frames, for servers that know no JSON.
+    frames: bool = False
+    #: Client: who to say we are, and by what right.
+    client_id: str | None = None
+    token: str | None = None
+
+    #: Server: absence after which a leave is announced; None is 40 s, or more where the delays are longer.
+    grace: float | None = None
+    #: Server: the same for a client that was `away`; None is 75 s, and never less than `grace`.
+    grace_away: float | None = None
+    #: Server: how long a session is kept for a client that is gone.
+    window: float = 120.0
+    #: Server: from TCP connect to the end of the opening handshake.
+    handshake_timeout: float = 5.0
+    #: How long a closing handshake may take before the socket is aborted.
+    close_timeout: float = 1.0
+    #: The largest message taken, and the largest ping.
+    message_limit: int = 65_536
+    ping_limit: int = 1024
+    #: Server: WebSocket connections in all; None: what the open-file limit allows.
+    max_connections: int | None = None
+    #: Server: the listening socket's queue. Twisted's 50 turns storms into minutes.
+    backlog: int = 4096
+    #: Server: origins that are served besides none and the same host; "null" and "*" are words of their own.
+    origins: tuple[str, ...] = ()
+    #: Server: honour client ids that are only claimed, from peers that are not on loopback too.
+    trust_client_ids: bool = False
+    #: Server: how many proxies in front append to X-Forwarded-For.
+    trust_forwarded: int = 0
+
+    def __post_init__(self) -> None:
+        for name, (least, most, unit) in _BOUNDS.items():
+            _within(name, getattr(self, name), least, most, unit)
+        _one_of("schedule", self.schedule, _SCHEDULES)
+        if self.beats is not None:
+            _one_of("beats", self.beats, BEATS)
+        if self.interval_max < self.interval_min:
+            raise SettingError("interval_max", self.interval_max, f"at least interval_min ({self.interval_min:g} s)")
+        if self.timeout_max < self.timeout_min:
+            raise SettingError("timeout_max", self.timeout_max, f"at least timeout_min ({self.timeout_min:g} s)")
+        if self.max_connections is not None:
+            _within("max_connections", self.max_connections, 1, 10_000_000, "", whole=True)
+        if self.client_id is not None and not is_client_id(self.client_id):
+            raise SettingError("client_id", self.client_id, "1 to 64 visible ASCII characters")
+        self._settle_delays()
+        self._settle_grace()
+
+    def _settle_delays(self) -> None:
+        delays = tuple(self.delays)
+        if not delays:
+            raise SettingError("delays", self.delays, "at least one number of seconds")
+        for delay in delays:
+            _within("delays", delay, 0.0, 3600.0, "s")
+        object.__setattr__(self, "delays", delays)
+        object.__setattr__(self, "origins", tuple(self.origins))
+
+    def _settle_grace(self) -> None:
+        # A client that uses all its attempts must find itself still expected at the last of them.
+        longest = 1.5 * sum(self.delays[min(n, len(self.delays) - 1)] for n in range(min(self.attempts, 100)))
+        grace = max(40.0, longest) if self.grace is None else self.grace
+        away = max(75.0, grace) if self.grace_away is None else self.grace_away
+        _within("grace", grace, 0.0, 86_400.0 * 365, "s")
+        _within("grace_away", away, 0.0, 86_400.0 * 365, "s")
+        if grace < longest:
+            bound = f"at least {longest:g} s, 1.5 x the sum of delays over {self.attempts} attempts"
+            raise SettingError("grace", self.grace, bound)
+        if away < grace:
+            raise SettingError("grace_away", self.grace_away, f"at least grace ({grace:g} s)")
+        object.__setattr__(self, "grace", grace)
+        object.__setattr__(self, "grace_away", away)
+
+    def timing(self, interval: float | None = None) -> Timing:
+        """The timing these settings give, for a granted `interval` or their own."""
+        interval = self.interval if interval is None else interval
+        return Timing(
+            interval=interval,
+            timeout_min=self.timeout_min,
+            timeout_max=self.timeout_max,
+            probe=self.probe,
+            watch=watch_after(interval, self.timeout_max),
+            tick=self.tick,
+            patience=self.patience,
+            fixed=self.schedule == "fixed",
+        )
+
+    def granted_interval(self, wish: float | None) -> float:
+        """The interval that a client gets which wishes for `wish` seconds, or for nothing."""
+        if wish is None:
+            return self.interval
+        return min(self.interval_max, max(self.interval_min, wish))
+
+
+def is_client_id(text: object) -> bool:
+    """Whether `text` can be a client id: 1 to 64 visible ASCII characters."""
+    return isinstance(text, str) and 0 < len(text) <= 64 and all("!" <= char <= "~" for char in text)
+
+
+def _one_of(name: str, value: object, words: tuple[str, ...]) -> None:
+    if value not in words:
+        raise SettingError(name, value, "one of " + ", ".join(words))
+
+
+def _within(name: str, value: object, least: float, most: float, unit: str, *, whole: bool = False) -> None:
+    whole = whole or name in _WHOLE
+    right_type = type(value) is int or (type(value) is float and not whole)
+    # Written so that NaN, which is on no side of anything, is refused too.
+    if right_type and least <= value <= most:  # type: ignore[operator]  # a number by now
+        return
+    kind = "a whole number" if whole else "a number"
+    raise SettingError(name, value, f"{kind} from {least:g} to {most:g} {unit}".rstrip())

@@ -1,0 +1,74 @@
+"""A timing wheel: who has to be looked at when. Never a timer each, never a sorted list.
+
+Arming costs one dictionary look-up and one append. An entry that is armed again is not searched for
+and taken out: the old place is passed over when its turn comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+__all__ = ["Entry", "Wheel"]
+
+
+class Entry(Protocol):
+    """What can sit in a wheel: anything with a slot number, None while it sits nowhere."""
+
+    slot: int | None
+
+
+class Wheel:
+    """Entries by the tick in which they come due; times in seconds.
+
+    An entry is handed out at the first `due(now)` at or after its time, at most one tick late.
+    """
+
+    __slots__ = ("_slots", "_turned", "tick")
+
+    def __init__(self, tick: float, now: float) -> None:
+        self.tick = tick
+        self._slots: dict[int, list[Entry]] = {}
+        self._turned = int(now / tick)
+
+    def __len__(self) -> int:
+        """How many places are taken, those passed over later included."""
+        return sum(map(len, self._slots.values()))
+
+    def arm(self, entry: Entry, at: float) -> None:
+        """Have `entry` handed out at `at`, and not at the time it was armed for before."""
+        # A slot holds what comes due up to its end, so that nobody is handed out early.
+        slot = max(int(at / self.tick) + 1, self._turned + 1)
+        if entry.slot == slot:
+            return
+        entry.slot = slot
+        bucket = self._slots.get(slot)
+        if bucket is None:
+            self._slots[slot] = [entry]
+        else:
+            bucket.append(entry)
+
+    def arm_before(self, entry: Entry, at: float) -> None:
+        """Have `entry` handed out at `at` at the latest: an earlier appointment stands (it will look and re-arm)."""
+        if entry.slot is None or entry.slot > int(at / self.tick) + 1:
+            self.arm(entry, at)
+
+    @staticmethod
+    def disarm(entry: Entry) -> None:
+        """Have `entry` not handed out."""
+        entry.slot = None
+
+    def due(self, now: float) -> Iterator[Entry]:
+        """Hand out every entry whose time has come; each is disarmed, and may be armed again meanwhile."""
+        last = int(now / self.tick)
+        if last - self._turned > len(self._slots):
+            # Time leapt (a stall, a test): go by the slots that exist, not by the ticks that passed.
+            slots = sorted(slot for slot in self._slots if slot <= last)
+        else:
+            slots = [slot for slot in range(self._turned + 1, last + 1) if slot in self._slots]
+        self._turned = max(self._turned, last)
+        for slot in slots:
+            for entry in self._slots.pop(slot):
+                if entry.slot == slot:
+                    entry.slot = None
+                    yield entry
