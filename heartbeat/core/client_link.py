@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from heartbeat.core.errors import PeerError
 from heartbeat.core.link import (
     NOTHING,
+    Asked,
     Deliver,
     Drain,
     Effect,
@@ -27,6 +28,8 @@ from heartbeat.core.running import RunningTime
 from heartbeat.core.settings import BEATS, Settings
 
 __all__ = ["ClientLink"]
+
+_ASKED = Asked()
 
 
 class ClientLink(Link):
@@ -73,13 +76,6 @@ class ClientLink(Link):
         """The machine slept: probe before anything is judged."""
         return super().woke(now, traffic) if self.opened else NOTHING
 
-    def close(self, now: float, code: int | None) -> Effects:
-        """The connection is gone."""
-        if self._closed:
-            return NOTHING
-        super().close(now, code)
-        return NOTHING
-
     def _wish(self) -> dict[str, Any]:
         settings = self.settings
         wish: dict[str, Any] = {
@@ -108,6 +104,7 @@ class ClientLink(Link):
         return (Refused(error),)
 
     def _give_up(self, reason: str, now: float) -> Effects:
+        self._open_by = inf
         return self._carry(self.monitor.convict(reason), now)
 
     def _is_open(self, now: float, detail: str, clients: int | None) -> Effects:
@@ -131,7 +128,7 @@ class ClientLink(Link):
         if len(payload) > self.settings.ping_limit:
             raise PeerError("too-big", f"a ping is at most {self.settings.ping_limit} bytes", re_of(message))
         self.monitor.pinged(now)
-        return (pong_frame(payload, message, b'"status":"pong"'),)
+        return (pong_frame(payload, message, b'"status":"pong"'), _ASKED)
 
     def _opening_answered(self, payload: bytes, message: dict[str, Any], now: float) -> Effects:
         if self.opened or message.get("status") != "ok":
@@ -149,8 +146,7 @@ class ClientLink(Link):
         self.client_id = name if isinstance(name, str) else None
         self.level = VERSION
         self.monitor.declare(timing, now, pings=beats in ("client", "both"), watches=beats in ("server", "none"))
-        who = "client" if beats == "client" else beats
-        detail = f"open as {self.client_id}, beats: {who} every {timing.interval:g} s"
+        detail = f"open as {self.client_id}, beats: {beats} every {timing.interval:g} s"
         return self._is_open(now, detail, _count(message))
 
     def _draining(self, payload: bytes, message: dict[str, Any], now: float) -> Effects:

@@ -17,6 +17,7 @@ __all__ = [
     "SettingError",
     "StateError",
     "Unconfirmed",
+    "Unreachable",
     "is_final_close",
     "is_final_http",
 ]
@@ -70,6 +71,10 @@ class Unconfirmed(HeartbeatError):
         super().__init__(f"{len(messages)} message(s) were never confirmed: {reason}")
         self.messages = messages
         self.reason = reason
+
+
+class Unreachable(HeartbeatError):
+    """The client has used up its attempts, or was refused for good; `retry()` tries again."""
 
 
 @unique

@@ -22,7 +22,7 @@ __all__ = [
     "NOTHING",
     "Abort",
     "Answered",
-    "Close",
+    "Asked",
     "Deliver",
     "Drain",
     "Effect",
@@ -49,10 +49,11 @@ class LinkStatus:
     the reconnecting client `reconnecting` and `unreachable`. `state` is the heartbeat's. `detail` is
     a sentence for people. `silent_for` counts from the last byte, `unanswered_for` from the oldest
     ping without an answer. `reason` is the wire's word for why a link is `dead` or was closed.
+    `state` is None, and the numbers are nothing, while there is no link.
     """
 
     event: str
-    state: State
+    state: State | None
     detail: str
     silent_for: float = 0.0
     unanswered_for: float = 0.0
@@ -72,14 +73,6 @@ class PingFrame:
     """Send an RFC 6455 ping frame with this payload."""
 
     payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Start the closing handshake."""
-
-    code: int
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +123,11 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A ping of the server's was answered."""
+
+
+@dataclass(frozen=True, slots=True)
 class Joined:
     """A client id is present now."""
 
@@ -153,7 +151,7 @@ class Drain:
 
 #: `bytes` are a text frame to send.
 Effect = (
-    bytes | PingFrame | Close | Abort | Turn | Deliver | NotOurs | Refused | Report | Answered | Joined | Left | Drain
+    bytes | PingFrame | Abort | Turn | Deliver | NotOurs | Refused | Report | Answered | Asked | Joined | Left | Drain
 )
 Effects = tuple[Effect, ...]
 

@@ -115,7 +115,11 @@ def _members(payload: bytes) -> list[tuple[str, str]]:
     while text[at] != "}":
         name, at = json.decoder.scanstring(text, at + 1)  # type: ignore[attr-defined]  # missing from typeshed
         start = _skip(text, _skip(text, at) + 1)
-        _, end = _slow.raw_decode(text, start)
+        try:
+            _, end = _slow.raw_decode(text, start)
+        except RecursionError:
+            # The fast library got a few levels deeper than this one can from here.
+            raise PeerError("bad-json", "nested too deeply") from None
         found.append((name, text[start:end]))
         at = _skip(text, end)
         if text[at] == ",":

@@ -172,6 +172,11 @@ class Monitor:
         return self._timing
 
     @property
+    def sent(self) -> int:
+        """How many pings and probes went out so far."""
+        return self._last_id
+
+    @property
     def busy(self) -> bool:
         """Whether bytes keep coming while pings go unanswered."""
         return self._written_off >= BUSY_AFTER
@@ -250,6 +255,7 @@ class Monitor:
 
     def woke(self, now: float, traffic: Traffic, stalls: int) -> Effects:
         """The machine slept: what we believed is old, so probe."""
+        self._asked = None
         return self._step(_Input.WOKE, now, traffic, stalls)
 
     def check(self, now: float, traffic: Traffic, stalls: int) -> Effects:

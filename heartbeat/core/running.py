@@ -17,13 +17,14 @@ class RunningTime:
     which `stalls` changed says nothing about the network.
     """
 
-    __slots__ = ("_due", "late", "stalls", "tick")
+    __slots__ = ("_due", "_told", "late", "stalls", "tick")
 
     def __init__(self, tick: float, raw: float) -> None:
         self.tick = tick
         self.late = 0.0
         self.stalls = 0
         self._due = raw + tick
+        self._told = raw
 
     def at(self, raw: float) -> float:
         """Running seconds at `raw`.
@@ -36,7 +37,9 @@ class RunningTime:
             self.late += lateness
             self.stalls += 1
             self._due = raw
-        return raw - self.late
+        # What was told while the lateness was still within a tick stands, until time has caught up with it.
+        self._told = max(self._told, raw - self.late)
+        return self._told
 
     def ticked(self, raw: float) -> float:
         """Say that the tick ran; returns the running time."""

@@ -232,4 +232,5 @@ def _wishes(message: dict[str, Any]) -> tuple[str | None, float | None, str | No
         raise PeerError("bad-message", "client_id must be 1 to 64 visible ASCII characters", "onopen")
     if message.get("session") is not None and type(message["session"]) is not dict:
         raise PeerError("bad-message", "session must be null or an object", "onopen")
-    return beats, None if interval is None else interval / 1000, claimed
+    # A whole number on the wire may be too long for a float; a day is longer than anything we grant.
+    return beats, None if interval is None else min(interval, 86_400_000) / 1000, claimed

@@ -1,7 +1,7 @@
 """A timing wheel: who has to be looked at when. Never a timer each, never a sorted list.
 
-Arming costs one dictionary look-up and one append. An entry that is armed again is not searched for
-and taken out: the old place is passed over when its turn comes.
+Arming costs two dictionary look-ups. An entry that is armed again is not searched for and taken out:
+the old place is passed over when its turn comes.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ class Entry(Protocol):
 class Wheel:
     """Entries by the tick in which they come due; times in seconds.
 
-    An entry is handed out at the first `due(now)` at or after its time, at most one tick late.
+    An entry is handed out at the first `due(now)` at or after its time: never early, and at most one
+    tick late where `due` is called once a tick, in whatever phase.
     """
 
     __slots__ = ("_slots", "_turned", "tick")
 
     def __init__(self, tick: float, now: float) -> None:
         self.tick = tick
-        self._slots: dict[int, list[Entry]] = {}
+        # Each slot's entries with their exact times: a tick seldom falls on the end of a slot.
+        self._slots: dict[int, dict[Entry, float]] = {}
         self._turned = int(now / tick)
 
     def __len__(self) -> int:
@@ -37,20 +39,17 @@ class Wheel:
 
     def arm(self, entry: Entry, at: float) -> None:
         """Have `entry` handed out at `at`, and not at the time it was armed for before."""
-        # A slot holds what comes due up to its end, so that nobody is handed out early.
-        slot = max(int(at / self.tick) + 1, self._turned + 1)
-        if entry.slot == slot:
-            return
-        entry.slot = slot
+        slot = entry.slot = max(int(at / self.tick), self._turned)
         bucket = self._slots.get(slot)
         if bucket is None:
-            self._slots[slot] = [entry]
+            self._slots[slot] = {entry: at}
         else:
-            bucket.append(entry)
+            bucket[entry] = at
 
     def arm_before(self, entry: Entry, at: float) -> None:
         """Have `entry` handed out at `at` at the latest: an earlier appointment stands (it will look and re-arm)."""
-        if entry.slot is None or entry.slot > int(at / self.tick) + 1:
+        slot = entry.slot
+        if slot is None or (slot >= int(at / self.tick) and self._slots[slot][entry] > at):
             self.arm(entry, at)
 
     @staticmethod
@@ -65,10 +64,17 @@ class Wheel:
             # Time leapt (a stall, a test): go by the slots that exist, not by the ticks that passed.
             slots = sorted(slot for slot in self._slots if slot <= last)
         else:
-            slots = [slot for slot in range(self._turned + 1, last + 1) if slot in self._slots]
+            slots = [slot for slot in range(self._turned, last + 1) if slot in self._slots]
         self._turned = max(self._turned, last)
         for slot in slots:
-            for entry in self._slots.pop(slot):
+            bucket = self._slots[slot]
+            # A copy: what is armed meanwhile for a time that has passed waits for the next tick.
+            for entry in tuple(bucket):
+                if bucket[entry] > now:
+                    continue
+                del bucket[entry]
                 if entry.slot == slot:
                     entry.slot = None
                     yield entry
+            if not bucket:
+                del self._slots[slot]

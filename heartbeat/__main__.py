@@ -1,0 +1,272 @@
+"""`heartbeat-client`: ping(8) for WebSockets.
+
+Parses, prints and counts; everything else is `HeartbeatClient`'s. Installs a reactor only once the
+arguments are known to be right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from math import sqrt
+from typing import Any, TextIO
+
+from heartbeat._version import __version__
+from heartbeat.core.errors import SettingError
+from heartbeat.core.link import LinkStatus
+from heartbeat.core.settings import BEATS, Settings
+
+__all__ = ["main"]
+
+_ALL_ANSWERED, _SOME_LOST, _UNREACHABLE = 0, 1, 2
+
+_COLOURS = {"open": "32", "acknowledged": "32", "waiting": "33", "suspect": "33", "reconnecting": "33"}
+_COLOURS |= {"dead": "31", "closed": "31", "unreachable": "31"}
+
+_EPILOGUE = """\
+examples:
+  heartbeat-client ws://127.0.0.1:9000/ws                      until Ctrl-C
+  heartbeat-client ws://127.0.0.1:9000/ws --interval 0.2 --count 10 --json
+  heartbeat-client wss://example.org/ws --cacert ca.pem --header "Cookie: a=b"
+  heartbeat-client wss://example.org/socket --frames           a server that knows no JSON pings
+
+exit status: 0 every ping was answered, 1 some were lost, 2 the server was unreachable or the usage was wrong
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="heartbeat-client",
+        description="Ping a WebSocket server, tell how it answers, and find out within seconds when it is gone.",
+        epilog=_EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("url", metavar="URL", help="ws://HOST:PORT/PATH or wss://…")
+    add("--interval", type=float, default=6.0, metavar="S", help="seconds from an answer to the next ping (6); a wish")
+    add("--count", type=int, metavar="N", help="stop after so many beats (default: never)")
+    add("--attempts", type=int, default=3, metavar="N", help="attempts to reconnect before giving up (3)")
+    add("--beats", choices=BEATS, help="who is to send the pings: a wish to the server (client)")
+    add("--frames", action="store_true", help="use RFC 6455 ping frames, for servers that know no JSON pings")
+    add("--header", action="append", default=[], metavar="K:V", help="send this header with the handshake; repeatable")
+    add("--cacert", metavar="FILE", help="trust the PEM certificates in FILE instead of the platform's")
+    add("--insecure", action="store_true", help="verify no certificate at all")
+    add("--json", action="store_true", help="print one JSON object a line instead of text")
+    add("--version", action="version", version=f"heartbeat-client {__version__}")
+    return parser
+
+
+class _Tally:
+    """Round trips in milliseconds: least, mean, greatest, mean deviation as ping(8) has it."""
+
+    def __init__(self) -> None:
+        self.answered = 0
+        self._samples = 0
+        self._least = self._greatest = self._sum = self._squares = 0.0
+
+    def sample(self, rtt_ms: float | None) -> None:
+        """One answer; None where the time cannot be told."""
+        self.answered += 1
+        if rtt_ms is None:
+            return
+        self._least = rtt_ms if not self._samples else min(self._least, rtt_ms)
+        self._greatest = max(self._greatest, rtt_ms)
+        self._samples += 1
+        self._sum += rtt_ms
+        self._squares += rtt_ms * rtt_ms
+
+    def summary(self) -> dict[str, float] | None:
+        """None without a sample."""
+        if not self._samples:
+            return None
+        mean = self._sum / self._samples
+        deviation = sqrt(max(0.0, self._squares / self._samples - mean * mean))
+        return {
+            "min": round(self._least, 3),
+            "avg": round(mean, 3),
+            "max": round(self._greatest, 3),
+            "mdev": round(deviation, 3),
+        }
+
+
+class _Script:
+    """One run of the script: a client, what it prints, and how it ends."""
+
+    def __init__(self, arguments: argparse.Namespace, client: Any, reactor: Any, out: TextIO) -> None:
+        self._arguments = arguments
+        self._client = client
+        self._reactor = reactor
+        self._out = out
+        self._colour = out.isatty() and "NO_COLOR" not in os.environ and not arguments.json
+        self._tally = _Tally()
+        self._asked = 0
+        self._opened = 0
+        self._unreachable = False
+        client.linkChanged = self._link_changed
+        client.pongReceived = self._pong_received
+        client.pingReceived = self._ping_received
+        client.messageReceived = self._message_received
+
+    def run(self) -> int:
+        """Until the count is reached, the server is unreachable, or somebody presses Ctrl-C; the exit status."""
+        reactor = self._reactor
+        reactor.addSystemEventTrigger("before", "shutdown", self._client.stopService)
+        reactor.callWhenRunning(self._client.startService)
+        reactor.run()
+        lost = self._summarize()
+        if self._unreachable:
+            return _UNREACHABLE
+        return _SOME_LOST if lost else _ALL_ANSWERED
+
+    # Hooks of the client.
+
+    def _link_changed(self, status: LinkStatus) -> None:
+        if not self._client.running:
+            return
+        self._opened += status.event == "open"
+        self._print(_event_of(status), _text_of(status, self._arguments.url), _COLOURS.get(status.event))
+        if status.event == "unreachable":
+            self._unreachable = True
+            self._stop()
+        elif status.event in ("suspect", "dead", "closed"):
+            self._stop_if_done()
+
+    def _pong_received(self, rtt: float | None, clients: int | None) -> None:
+        if not self._client.running:
+            return
+        rtt_ms = None if rtt is None else round(rtt * 1000, 3)
+        self._tally.sample(rtt_ms)
+        event = {"event": "pong", "n": self._tally.answered, "rtt_ms": rtt_ms, "clients": clients}
+        time = "time unknown, we were late" if rtt_ms is None else f"time={rtt_ms:.2f} ms"
+        count = "" if clients is None else f" clients={clients}"
+        self._print(event, f"pong {self._tally.answered}: {time}{count}")
+        self._stop_if_done()
+
+    def _ping_received(self) -> None:
+        if not self._client.running:
+            return
+        self._asked += 1
+        self._print({"event": "ping", "n": self._asked}, f"ping {self._asked} of the server's, answered")
+        self._stop_if_done()
+
+    def _message_received(self, message: dict[str, Any]) -> None:
+        self._print({"event": "message", "message": message}, f"message: {json.dumps(message)}")
+
+    # The end.
+
+    def _stop_if_done(self) -> None:
+        count = self._arguments.count
+        if count is not None and self._tally.answered + self._lost() + self._asked >= count:
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._reactor.running:
+            self._reactor.callLater(0, self._stop_once)
+
+    def _stop_once(self) -> None:
+        if self._reactor.running and self._client.running:
+            self._reactor.stop()
+
+    def _lost(self) -> int:
+        return int(self._client.pings_sent) - self._tally.answered - int(self._client.pings_in_flight)
+
+    def _summarize(self) -> int:
+        lost, rtt = max(0, self._lost()), self._tally.summary()
+        sent, reconnects = self._tally.answered + lost, max(0, self._opened - 1)
+        event = {"event": "summary", "sent": sent, "answered": self._tally.answered, "lost": lost}
+        event |= {"rtt_ms": rtt, "reconnects": reconnects}
+        text = f"\n--- {self._arguments.url} ---\n{sent} sent, {self._tally.answered} answered, {lost} lost"
+        text += f", {reconnects} reconnects"
+        if self._asked:
+            text += f"; {self._asked} pings of the server's answered"
+        if rtt is not None:
+            text += f"\nrtt min/avg/max/mdev = {rtt['min']}/{rtt['avg']}/{rtt['max']}/{rtt['mdev']} ms"
+        self._print(event, text)
+        return lost
+
+    def _print(self, event: dict[str, Any], text: str, colour: str | None = None) -> None:
+        if self._arguments.json:
+            line = json.dumps(event)
+        else:
+            line = f"\033[{colour}m{text}\033[0m" if self._colour and colour else text
+        try:
+            print(line, file=self._out, flush=True)
+        except BrokenPipeError:
+            # Whoever read us has gone, as `head` does; there is nobody left to tell.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
+            self._stop()
+
+
+def _event_of(status: LinkStatus) -> dict[str, Any]:
+    event: dict[str, Any] = {"event": status.event, "detail": status.detail}
+    if status.event == "reconnecting":
+        event |= {"attempt": status.attempt, "delay_ms": round((status.delay or 0.0) * 1000)}
+    if status.event == "open":
+        event |= {"level": status.level, "client_id": status.client_id, "clients": status.clients}
+    if status.event in ("suspect", "waiting", "dead", "closed"):
+        event |= {"silent_ms": round(status.silent_for * 1000), "unanswered_ms": round(status.unanswered_for * 1000)}
+    if status.event in ("dead", "closed"):
+        event |= {"reason": status.reason, "code": status.code}
+    return event
+
+
+def _text_of(status: LinkStatus, url: str) -> str:
+    if status.event == "open":
+        return f"HEARTBEAT {url}: {status.detail}"
+    if status.event == "reconnecting":
+        which = f"attempt {status.attempt}" if status.attempt else "as the server asked"
+        return f"reconnecting in {status.delay or 0.0:.1f} s ({which}): {status.detail}"
+    return status.detail if status.event == "suspect" else f"{status.event}: {status.detail}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script with these arguments (the process's); returns the exit status."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.count is not None and arguments.count < 1:
+        parser.error("--count must be a whole number from 1")
+    if arguments.cacert and arguments.insecure:
+        parser.error("--cacert and --insecure contradict each other")
+    headers = []
+    for header in arguments.header:
+        name, colon, value = header.partition(":")
+        if not colon:
+            parser.error(f"--header must be KEY:VALUE, not {header!r}")
+        headers.append((name.strip(), value.strip()))
+    try:
+        settings = Settings(
+            interval=arguments.interval,
+            attempts=arguments.attempts,
+            beats=arguments.beats,
+            frames=arguments.frames,
+        )
+        client = _client(arguments, settings, headers)
+    except SettingError as error:
+        parser.error(f"--{error.name.rstrip('s') if error.name == 'headers' else error.name} must be {error.bound}")
+    except ValueError as error:
+        parser.error(str(error))
+    from twisted.internet import reactor  # noqa: PLC0415  # only now are the arguments known to be right
+
+    return _Script(arguments, client, reactor, sys.stdout).run()
+
+
+def _client(arguments: argparse.Namespace, settings: Settings, headers: list[tuple[str, str]]) -> Any:
+    from urllib.parse import urlsplit  # noqa: PLC0415  # with the reactor, which the next import installs
+
+    from heartbeat.client import HeartbeatClient  # noqa: PLC0415  # as above
+    from heartbeat.tls import trust_anybody, trust_file  # noqa: PLC0415  # as above
+
+    host = urlsplit(arguments.url).hostname or ""
+    tls = None
+    if arguments.cacert:
+        tls = trust_file(host, arguments.cacert)
+    elif arguments.insecure:
+        tls = trust_anybody(host)
+    return HeartbeatClient(arguments.url, settings=settings, tls=tls, headers=headers)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,430 @@
+"""The client that comes back: a Twisted service around one connection at a time.
+
+One attempt at a time, told apart by the connection it made; an old socket is detached and aborted
+before a new one opens, so nothing it may still say reaches anybody. The heartbeat belongs to the
+open connection and starts again with each.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from OpenSSL import SSL
+from service_identity import VerificationError
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.error import ConnectionDone, UserError
+from twisted.internet.protocol import connectionDone
+from twisted.internet.ssl import optionsForClientTLS
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from heartbeat.core.backoff import Backoff
+from heartbeat.core.client_link import ClientLink
+from heartbeat.core.errors import CloseCode, SettingError, Unconfirmed, Unreachable, is_final_close, is_final_http
+from heartbeat.core.link import LinkStatus
+from heartbeat.core.monitor import State
+from heartbeat.core.settings import Settings
+from heartbeat.factory import HeartbeatClientFactory
+from heartbeat.mixin import encode_message
+from heartbeat.protocol import HeartbeatClientProtocol
+from heartbeat.quiet import QuietDeferred
+from heartbeat.ticker import Alarm
+
+__all__ = ["HeartbeatClient"]
+
+_chance = secrets.SystemRandom().random
+
+# A server that asks for more is asked again all the same: it may be back sooner than it thought.
+_LONGEST_RETRY_AFTER = 60.0
+
+
+class _Connection(HeartbeatClientProtocol):
+    """One connection of a client; tells it everything, as long as it is the client's present one."""
+
+    @property
+    def owner(self) -> HeartbeatClient:
+        """The client that this connection is, or was, the present one of."""
+        owner: HeartbeatClient = self.factory.owner
+        return owner
+
+    def linkChanged(self, status: LinkStatus) -> None:
+        self.owner._link_changed(self, status)
+
+    def pingReceived(self) -> object:
+        return self.owner.pingReceived() if self.owner._connection is self else None
+
+    def messageReceived(self, message: dict[str, Any]) -> object:
+        return self.owner.messageReceived(message) if self.owner._connection is self else None
+
+    def pongReceived(self, rtt: float | None, clients: int | None) -> None:
+        self.owner._pong_received(self, rtt, clients)
+
+    def _heartbeat_drained(self, shortest: float, longest: float) -> None:
+        self.owner._drained(self, shortest, longest)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        self.owner._connection_lost(self, reason)
+
+
+class HeartbeatClient(Service):
+    """Keeps one connection to `url` alive while it runs as a service.
+
+    Override, or assign, `linkChanged(status)`, `messageReceived(message)` and `pongReceived(rtt, clients)`.
+
+    `endpoint` is an `IStreamClientEndpoint`, where to connect (default: the URL's host and port), `tls` an
+    `IOpenSSLClientConnectionCreator` for `wss://` (default: the platform's trust roots and the URL's
+    host name), `headers` pairs for the handshake, `protocols` the subprotocols to offer.
+    Raises ValueError for a URL that is none of a WebSocket's, SettingError for a header that is none.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        settings: Settings | None = None,
+        reactor: Any = None,
+        endpoint: Any = None,
+        tls: Any = None,
+        headers: Iterable[tuple[str, str]] = (),
+        protocols: Iterable[str] = (),
+        chance: Callable[[], float] = _chance,
+    ) -> None:
+        self.settings = settings or Settings()
+        self._factory = HeartbeatClientFactory(
+            url, self.settings, reactor=reactor, headers=_headers(headers), protocols=list(protocols)
+        )
+        self._factory.protocol = _Connection
+        self._factory.owner = self
+        self._ticker = self._factory.heartbeat.ticker
+        self._endpoint = endpoint or self._url_endpoint(tls)
+        self._chance = chance
+        self._backoff = Backoff(self.settings.delays, self.settings.attempts)
+        self._connection: _Connection | None = None
+        self._former: _Connection | None = None
+        self._connecting: Deferred[Any] | None = None
+        self._opening = Alarm(self._ticker, self._opening_failed)
+        self._waiting = Alarm(self._ticker, lambda now: self._connect())
+        self._stable = Alarm(self._ticker, self._settled)
+        self._answered = False
+        self._pings_before = 0
+        self._return_at: float | None = None
+        self._stopping: Deferred[None] | None = None
+        self._when_open: list[Deferred[HeartbeatClient]] = []
+        self._status = LinkStatus(event="closed", state=None, detail="not started")
+
+    # Hooks.
+
+    def linkChanged(self, status: LinkStatus) -> object:
+        """The link changed: `open`, `suspect`, `acknowledged`, `dead`, `closed`, `reconnecting`, `unreachable`."""
+
+    def messageReceived(self, message: dict[str, Any]) -> object:
+        """A message of the application's arrived. May return a Deferred or coroutine."""
+
+    def pongReceived(self, rtt: float | None, clients: int | None) -> object:
+        """A ping was answered, after `rtt` seconds; `clients` are active on the server, where it says so."""
+
+    def pingReceived(self) -> object:
+        """A ping of the server's arrived, and was answered."""
+
+    # What an application may call.
+
+    @property
+    def status(self) -> LinkStatus:
+        """What is known of the link now."""
+        connection = self._connection
+        return (connection.status if connection is not None else None) or self._status
+
+    @property
+    def pings_sent(self) -> int:
+        """Pings and probes that went out, over all connections."""
+        link = self._link()
+        return self._pings_before + (0 if link is None else link.monitor.sent)
+
+    @property
+    def pings_in_flight(self) -> int:
+        """1 while the answer to a ping is awaited that may yet come, else 0."""
+        link = self._link()
+        return int(link is not None and link.monitor.state is State.WAITING)
+
+    def register(self, kind: str, handler: Callable[[HeartbeatClient, dict[str, Any]], object]) -> None:
+        """Have `handler(client, message)` called for messages of type `kind`."""
+        self._factory.register(kind, lambda protocol, message: handler(self, message))
+
+    def send(self, message: dict[str, Any]) -> Deferred[None]:
+        """Send an application message; see `HeartbeatClientProtocol.send`. Fails with Unconfirmed while not open."""
+        if self._connection is None or not self._is_open():
+            encode_message(message)
+            return QuietDeferred.failed(Unconfirmed((message,), "closed"))
+        return self._connection.send(message)
+
+    def retry(self) -> None:
+        """Try again now: after `unreachable`, or instead of waiting for the next attempt. The count starts afresh."""
+        if not self.running or self._connection is not None or self._connecting is not None:
+            return
+        self._backoff.stable()
+        self._connect()
+
+    def whenOpen(self) -> Deferred[HeartbeatClient]:
+        """Fires with this client when the link is open; fails with Unreachable when it will not be, by itself."""
+        if self._is_open():
+            return succeed(self)
+        deferred: Deferred[HeartbeatClient] = Deferred()
+        if self.running and self._status.event == "unreachable":
+            deferred.errback(Unreachable(self._status.detail))
+        else:
+            self._when_open.append(deferred)
+        return deferred
+
+    # The service.
+
+    def startService(self) -> None:
+        """Connect, and keep connected."""
+        super().startService()  # type: ignore[no-untyped-call]  # Twisted's
+        self._ticker.enter()
+        self._backoff.stable()
+        self._connect()
+
+    def stopService(self) -> Deferred[None]:
+        """Close the connection (1000); fires when it is gone, within `close_timeout`."""
+        if not self.running:
+            return succeed(None)
+        super().stopService()  # type: ignore[no-untyped-call]  # Twisted's
+        self._disarm()
+        self._tell_waiting(Unreachable("the client was stopped"))
+        if self._connecting is not None:
+            self._connecting.cancel()
+        connection = self._connection
+        self._stopping = Deferred()
+        self._stopping.addCallback(lambda _: self._ticker.leave())
+        stopped = self._stopping
+        if connection is None or connection._heartbeat is None or connection._heartbeat.over:
+            self._stopped()
+        else:
+            connection._heartbeat.close(CloseCode.NORMAL, "done")
+        return stopped
+
+    # One attempt.
+
+    def _connect(self) -> None:
+        self._disarm()
+        self._abort_former()
+        self._answered = False
+        self._return_at = None
+        self._opening.arm(self._ticker.now() + self.settings.open_timeout)
+        connecting = self._connecting = self._endpoint.connect(self._factory)
+        connecting.addCallbacks(self._connected, self._connect_failed)
+        connecting.addErrback(lambda failure: self._log.failure("connecting failed; this is a bug", failure))
+
+    def _connected(self, connection: Any) -> None:
+        # An endpoint may wrap the protocol that our factory built.
+        connection = getattr(connection, "wrappedProtocol", connection)
+        self._connecting = None
+        self._connection = connection
+
+    def _connect_failed(self, failure: Failure) -> None:
+        self._connecting = None
+        cancelled = failure.check(CancelledError, UserError) is not None
+        self._ended(self._no_answer() if cancelled else f"could not connect: {_reason(failure)}")
+
+    def _opening_failed(self, now: float) -> None:
+        if self._connecting is not None:
+            # Its errback goes on from here.
+            self._connecting.cancel()
+            return
+        self._detach()
+        self._abort_former()
+        self._ended(self._no_answer())
+
+    def _no_answer(self) -> str:
+        return f"no answer within {self.settings.open_timeout:g} s"
+
+    # What the present connection tells.
+
+    def _link_changed(self, connection: _Connection, status: LinkStatus) -> None:
+        if connection is not self._connection or status.event == "closed":
+            # How it was closed is told when it is gone: the transport knows more.
+            return
+        if status.event == "open":
+            self._opening.disarm()
+            self._stable.arm(self._ticker.now() + self.settings.stable)
+            self._report(status)
+            waiting, self._when_open = self._when_open, []
+            for deferred in waiting:
+                deferred.callback(self)
+            return
+        if status.event == "dead":
+            # Whatever the socket still does is nobody's business.
+            self._detach()
+            self._report(status)
+            self._ended(status.detail)
+            return
+        self._report(status)
+
+    def _pong_received(self, connection: _Connection, rtt: float | None, clients: int | None) -> None:
+        if connection is self._connection:
+            self._answered = True
+            self.pongReceived(rtt, clients)
+
+    def _drained(self, connection: _Connection, shortest: float, longest: float) -> None:
+        if connection is self._connection:
+            delay = Backoff.drained(shortest, longest, self.settings.window, self._chance())
+            self._return_at = self._ticker.now() + delay
+
+    def _connection_lost(self, connection: _Connection, failure: Failure) -> None:
+        if connection is not self._connection:
+            return
+        self._leave()
+        if not self.running:
+            self._report(LinkStatus(event="closed", state=None, detail="closed by us", code=connection.remoteCloseCode))
+            self._stopped()
+            return
+        code, status = connection.remoteCloseCode, connection.refused_with
+        if status is not None:
+            self._ended(
+                f"the server refused the handshake with HTTP {status}",
+                final=is_final_http(status),
+                not_before=connection.retry_after,
+            )
+            return
+        if connection._heartbeat is None or connection._heartbeat.link is None:
+            why = connection.wasNotCleanReason or _reason(failure)
+            self._ended(f"could not open: {why}", final=_is_refused_certificate(failure))
+            return
+        words = connection.remoteCloseReason
+        detail = (
+            f"closed by the server ({code}{': ' + words if words else ''})" if code else f"lost: {_reason(failure)}"
+        )
+        self._report(connection._heartbeat.link.status("closed", self._ticker.now(), detail, code=code))
+        self._ended(detail, final=is_final_close(code), code=code)
+
+    # What follows.
+
+    def _ended(
+        self, why: str, *, final: bool = False, code: int | None = None, not_before: float | None = None
+    ) -> None:
+        """The attempt, or the connection, has ended: wait and try again, or give up."""
+        self._disarm()
+        if not self.running:
+            return
+        now = self._ticker.now()
+        if final:
+            self._give_up(why)
+            return
+        if self._return_at is not None:
+            delay: float | None = max(0.0, self._return_at - now)
+        elif code in (CloseCode.RESTART, CloseCode.OVERLOAD):
+            delay = Backoff.restarted(self._chance())
+        else:
+            delay = self._backoff.next_delay(self._chance())
+        if delay is None:
+            self._give_up(f"{why}; {self._backoff.attempt} attempts failed")
+            return
+        if not_before is not None:
+            delay = max(delay, min(not_before, _LONGEST_RETRY_AFTER))
+        self._waiting.arm(now + delay)
+        self._report(
+            LinkStatus(event="reconnecting", state=None, detail=why, attempt=self._backoff.attempt, delay=delay)
+        )
+
+    def _give_up(self, why: str) -> None:
+        status = LinkStatus(event="unreachable", state=None, detail=why, attempt=self._backoff.attempt)
+        self._report(status)
+        self._tell_waiting(Unreachable(why))
+
+    def _settled(self, now: float) -> None:
+        if self._answered:
+            self._backoff.stable()
+        else:
+            self._stable.arm(now + self.settings.stable)
+
+    def _link(self) -> ClientLink | None:
+        """The link of the present connection, once its WebSocket is open."""
+        edge = self._connection._heartbeat if self._connection is not None else None
+        return edge.link if edge is not None and isinstance(edge.link, ClientLink) else None
+
+    def _is_open(self) -> bool:
+        link = self._link()
+        return link is not None and link.opened and link.monitor.state is not State.DEAD
+
+    def _leave(self) -> _Connection | None:
+        """Have no present connection any more; returns the one there was."""
+        self._pings_before = self.pings_sent
+        connection, self._connection = self._connection, None
+        return connection
+
+    def _detach(self) -> None:
+        connection = self._leave()
+        if connection is not None and connection._heartbeat is not None:
+            connection._heartbeat.dead = True
+            self._former = connection
+
+    def _abort_former(self) -> None:
+        former, self._former = self._former, None
+        edge = former._heartbeat if former is not None else None
+        if edge is not None and not edge.over:
+            edge.drop()
+
+    def _disarm(self) -> None:
+        for alarm in (self._opening, self._waiting, self._stable):
+            alarm.disarm()
+
+    def _stopped(self) -> None:
+        stopping, self._stopping = self._stopping, None
+        if stopping is not None:
+            stopping.callback(None)
+
+    def _tell_waiting(self, error: Unreachable) -> None:
+        waiting, self._when_open = self._when_open, []
+        for deferred in waiting:
+            deferred.errback(error)
+
+    def _report(self, status: LinkStatus) -> None:
+        self._status = status
+        try:
+            self.linkChanged(status)
+        except Exception:  # noqa: BLE001  # a host's hook may raise anything, and the client must go on
+            self._log.failure("linkChanged failed")
+
+    def _url_endpoint(self, tls: Any) -> Any:
+        factory = self._factory
+        host = factory.host.strip("[]")
+        endpoint: Any = HostnameEndpoint(factory.reactor, host, factory.port)
+        if not factory.isSecure:
+            return endpoint
+        return wrapClientTLS(tls or optionsForClientTLS(host), endpoint)
+
+
+def _headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for name, value in pairs:
+        if not name or any(char in name + value for char in "\r\n\0") or ":" in name:
+            raise SettingError("headers", (name, value), "a name and a value without line ends")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+def _is_refused_certificate(failure: Failure) -> bool:
+    """Whether TLS failed for a reason that another attempt would only meet again."""
+    if failure.check(VerificationError) is not None:
+        return True
+    return failure.check(SSL.Error) is not None and "certificate verify failed" in str(failure.value)
+
+
+def _reason(failure: Failure) -> str:
+    """A failure in a sentence, for people."""
+    if failure.check(VerificationError) is not None:
+        return "the certificate is for another host"
+    if failure.check(SSL.Error) is not None:
+        parts = failure.value.args[0] if failure.value is not None and failure.value.args else ()
+        words = {part[-1] for part in parts if part}
+        return "TLS failed: " + (", ".join(sorted(words)) or "the connection was cut")
+    if failure.check(ConnectionDone) is not None:
+        return "the other end closed the connection"
+    return str(failure.getErrorMessage()).rstrip(".")

@@ -1,0 +1,230 @@
+"""Between a protocol and its link: carries out what the link says, and looks when it wants to be looked at.
+
+One small object a connection, in the wheel on a server, with an exact alarm on a client. Decides
+nothing about the peer. What goes wrong on the way is caught here, once, logged, and closes 1011.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+from autobahn.websocket.protocol import WebSocketProtocol
+from twisted.logger import Logger
+
+from heartbeat import outbox
+from heartbeat.core.errors import CloseCode
+from heartbeat.core.link import (
+    Abort,
+    Answered,
+    Asked,
+    Deliver,
+    Drain,
+    Effects,
+    Joined,
+    Left,
+    Link,
+    NotOurs,
+    PingFrame,
+    Refused,
+    Report,
+    Turn,
+)
+from heartbeat.core.monitor import Traffic
+from heartbeat.shared import Shared
+from heartbeat.ticker import Alarm
+
+__all__ = ["Edge"]
+
+
+class Edge:
+    """The heartbeat of one connection at its transport.
+
+    `exact`: with a timer of its own instead of a place in the wheel. `dead`: convicted; whatever
+    still arrives is not even looked at. `over`: the connection is gone.
+    """
+
+    __slots__ = ("_alarm", "_at_limit", "_limit", "dead", "link", "over", "protocol", "shared", "slot")
+
+    _log = Logger()
+
+    def __init__(self, protocol: Any, shared: Shared, *, exact: bool) -> None:
+        self.protocol = protocol
+        self.shared = shared
+        self.link: Link | None = None
+        self.slot: int | None = None
+        self.dead = False
+        self.over = False
+        self._limit = inf
+        self._at_limit: Callable[[], object] | None = None
+        self._alarm = Alarm(shared.ticker, self.due) if exact else None
+        shared.ticker.enter()
+
+    def now(self) -> float:
+        """Our running time."""
+        return self.shared.ticker.now()
+
+    def limit(self, seconds: float, then: Callable[[], object]) -> None:
+        """Call `then` after so long, unless the connection is gone or `unlimit` is called before."""
+        if not self.over:
+            self._limit, self._at_limit = self.now() + seconds, then
+            self._arm()
+
+    def unlimit(self) -> None:
+        """What had to happen in time has happened."""
+        self._limit, self._at_limit = inf, None
+
+    def start(self, link: Link, effects: Effects = ()) -> None:
+        """The WebSocket is open."""
+        self.unlimit()
+        self.link = link
+        link.heard(self.now())
+        # By the bound we judge ourselves, with all the patience for bytes of our own, and some more.
+        timing = link.settings.timing(link.settings.interval_max)
+        outbox.bound_silence(
+            self.protocol.transport, max(timing.pinging_bound, timing.watching_bound) + 1.5 * timing.patience
+        )
+        self.carry(effects)
+
+    def heard(self) -> None:
+        """Bytes arrived."""
+        if self.link is not None:
+            effects = self.link.heard(self.now())
+            if effects:
+                self.carry(effects)
+
+    def receive(self, payload: bytes, binary: bool) -> bool:
+        """A message arrived; False when it is the host's."""
+        if self.link is None:
+            return False
+        effects = self.link.receive(payload, binary, self.now())
+        if effects and type(effects[0]) is NotOurs:
+            return False
+        self.carry(effects)
+        return True
+
+    def pong(self, payload: bytes) -> None:
+        """An RFC 6455 pong frame arrived."""
+        if self.link is not None:
+            self.carry(self.link.pong(payload, self.now()))
+
+    def woke(self, now: float) -> None:
+        """The machine slept."""
+        if self.link is not None:
+            self.guarded(lambda link: self.carry(link.woke(now, self.traffic())), self.link)
+
+    def gone(self, code: int | None) -> None:
+        """The connection is gone, with the peer's close code or without any."""
+        self.unlimit()
+        self.over = True
+        if self._alarm is not None:
+            self._alarm.disarm()
+        self.shared.ticker.wheel.disarm(self)
+        self.shared.ticker.leave()
+        if self.link is not None:
+            self.carry(self.link.close(self.now(), code))
+
+    def due(self, now: float) -> None:
+        """The armed time has come."""
+        self.guarded(self._look, now)
+
+    def guarded(self, step: Callable[..., object], *arguments: Any) -> None:
+        """Take a step of which an exception means a bug, ours or the host's: logged, and closed 1011."""
+        try:
+            step(*arguments)
+        except Exception:  # noqa: BLE001  # a host's hook may raise anything, and the tick must go on
+            self._log.failure("closing {peer} after an unexpected error", peer=self.protocol.peer)
+            self.close(CloseCode.INTERNAL_ERROR, "internal error")
+
+    def close(self, code: int, reason: str) -> None:
+        """Start the closing handshake, or drop what is not open."""
+        protocol = self.protocol
+        if protocol.state == WebSocketProtocol.STATE_OPEN:
+            # sendClose refuses most of the 1xxx codes that a server may well send.
+            protocol.sendCloseFrame(int(code), reason.encode()[:123])
+        elif protocol.state != WebSocketProtocol.STATE_CLOSED:
+            protocol.dropConnection(abort=True)
+        else:
+            return
+        self.limit(self.shared.settings.close_timeout, self.drop)
+
+    def traffic(self) -> Traffic:
+        """What the transport knows of its bytes now."""
+        protocol = self.protocol
+        given = protocol.trafficStats.outgoingOctetsWireLevel
+        written = given - (outbox.queued(protocol.transport) or 0)
+        frame = protocol.current_frame
+        growing = frame is not None and frame.opcode < 8 and bool(protocol.data or protocol.frame_data)
+        return Traffic(given, written, written - (outbox.unacknowledged(protocol.transport) or 0), growing)
+
+    def carry(self, effects: Effects) -> None:
+        """Carry out what the link says, and look again when it wants to be looked at."""
+        for effect in effects:
+            if type(effect) is bytes:
+                self._send(effect)
+            else:
+                _CARRIED[type(effect)](self, effect)
+        self._arm()
+
+    def _arm(self) -> None:
+        at = self._limit if self.link is None else min(self._limit, self.link.next_at)
+        if at == inf or self.over:
+            return
+        if self._alarm is not None:
+            self._alarm.arm_before(at)
+        else:
+            self.shared.ticker.wheel.arm_before(self, at)
+
+    def _look(self, now: float) -> None:
+        if now >= self._limit:
+            at_limit = self._at_limit
+            self.unlimit()
+            if at_limit is not None:
+                at_limit()
+        link = self.link
+        if link is not None and now >= link.next_at:
+            self.carry(link.check(now, self.traffic()))
+        self._arm()
+
+    def _confirm(self) -> None:
+        if self.link is not None:
+            self.carry(self.link.confirm(self.now(), self.traffic()))
+
+    def drop(self) -> None:
+        """Abort the connection, wherever it stands."""
+        self.protocol.dropConnection(abort=True)
+        # Where Autobahn has closed already, the transport may still be at it.
+        abort = getattr(self.protocol.transport, "abortConnection", None)
+        if abort is not None:
+            abort()
+
+    def _send(self, payload: bytes) -> None:
+        if self.protocol.state == WebSocketProtocol.STATE_OPEN:
+            self.protocol.sendMessage(payload, doNotCompress=True)
+
+    def _abort(self, effect: Abort) -> None:
+        self.dead = True
+        self.protocol.wasNotCleanReason = f"heartbeat timeout ({effect.reason})"
+        self.close(effect.code, effect.reason)
+
+    def _turn(self, effect: Turn) -> None:
+        self.shared.ticker.turn(lambda: self.guarded(self._confirm))
+
+    def _refused(self, effect: Refused) -> None:
+        self._log.info("{peer} sent what cannot be taken: {error}", peer=self.protocol.peer, error=effect.error.detail)
+
+
+_CARRIED: dict[type[Any], Callable[[Edge, Any], object]] = {
+    PingFrame: lambda edge, effect: edge.protocol.sendPing(effect.payload),
+    Abort: Edge._abort,
+    Turn: Edge._turn,
+    Deliver: lambda edge, effect: edge.protocol._heartbeat_deliver(effect.message),
+    Refused: Edge._refused,
+    Report: lambda edge, effect: edge.protocol.linkChanged(effect.status),
+    Answered: lambda edge, effect: edge.protocol.pongReceived(effect.rtt, effect.clients),
+    Asked: lambda edge, effect: edge.protocol.pingReceived(),
+    Joined: lambda edge, effect: edge.shared.joined(effect.client_id),  # type: ignore[attr-defined]  # a server's
+    Left: lambda edge, effect: edge.shared.left(effect.client_id),  # type: ignore[attr-defined]  # a server's
+    Drain: lambda edge, effect: edge.protocol._heartbeat_drained(effect.shortest, effect.longest),
+}

@@ -1,0 +1,141 @@
+"""The factories of our own protocols: Autobahn's, with our settings and defaults in place of theirs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketServerFactory
+from twisted.internet.interfaces import IAddress, IProtocolNegotiationFactory
+from twisted.internet.protocol import Protocol
+from zope.interface import implementer
+
+from heartbeat._version import __version__
+from heartbeat.core.presence import Presence
+from heartbeat.core.settings import Settings
+from heartbeat.limits import room_for_connections
+from heartbeat.protocol import HeartbeatClientProtocol, HeartbeatServerProtocol
+from heartbeat.shared import ClientShared, Handler, ServerShared
+
+__all__ = ["HeartbeatClientFactory", "HeartbeatServerFactory"]
+
+# Accepted beyond the limit, so that the refusal can be said; whoever comes after that is dropped unheard.
+_STANDING_ROOM = 64
+
+
+class _Registered:
+    """What both factories share: the registration of message types."""
+
+    def register(self, kind: str, handler: Handler) -> None:
+        """Have `handler(protocol, message)` called for messages of type `kind`. May return a Deferred or coroutine."""
+        self.heartbeat.handlers[kind] = handler  # type: ignore[attr-defined]  # of both
+
+
+@implementer(IProtocolNegotiationFactory)
+class HeartbeatServerFactory(_Registered, WebSocketServerFactory):  # type: ignore[misc]  # Autobahn's are Any
+    """Builds a server's connections, and knows who is there.
+
+    `site` gets the requests that do not ask for a WebSocket, `paths` are those where one is
+    to be had (None: everywhere). Override `clientJoined` and `clientLeft` to be told of either.
+    """
+
+    protocol = HeartbeatServerProtocol
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        site: Any = None,
+        paths: tuple[str, ...] | None = None,
+        reactor: Any = None,
+        **autobahn: Any,
+    ) -> None:
+        """Raises SettingError when the open-file limit does not allow `max_connections`."""
+        autobahn.setdefault("server", f"txheartbeat/{__version__}")
+        super().__init__(reactor=reactor, **autobahn)
+        settings = settings or Settings()
+        self.heartbeat_settings = settings
+        self.site = site
+        self.paths = paths
+        self.room = room_for_connections(settings.max_connections)
+        self.heartbeat: ServerShared = ServerShared.of(self)
+        self.setProtocolOptions(
+            **_options(settings),
+            webStatus=False,
+            # Origins are judged by us, after the handshake, where a page can read the verdict.
+            allowedOrigins=["*"],
+            allowNullOrigin=True,
+            trustXForwardedFor=settings.trust_forwarded,
+        )
+
+    @property
+    def presence(self) -> Presence:
+        """The register: who is there, and how present."""
+        return self.heartbeat.presence
+
+    def clientJoined(self, client_id: str) -> None:
+        """A client id is present now. Called once, until it has left."""
+
+    def clientLeft(self, client_id: str) -> None:
+        """A client id is gone for good."""
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """IProtocolNegotiationFactory: without it every browser's `wss://` fails in the TLS handshake."""
+        return [b"http/1.1"]
+
+    def is_full(self) -> bool:
+        """Whether one more connection would be one too many."""
+        return self.room is not None and self.countConnections > self.room
+
+    def buildProtocol(self, addr: IAddress) -> Protocol | None:
+        """Twisted's: somebody connected."""
+        if self.room is not None and self.countConnections >= self.room + _STANDING_ROOM:
+            return None
+        protocol: Protocol | None = super().buildProtocol(addr)
+        return protocol
+
+    def startFactory(self) -> None:
+        """Twisted's: the first port listens."""
+        super().startFactory()
+        if self.site is not None:
+            self.site.doStart()
+
+    def stopFactory(self) -> None:
+        """Twisted's: the last port has closed."""
+        if self.site is not None:
+            self.site.doStop()
+        self.heartbeat.stop()
+        super().stopFactory()
+
+
+class HeartbeatClientFactory(_Registered, WebSocketClientFactory):  # type: ignore[misc]  # Autobahn's are Any
+    """Builds a client's connections. For one that reconnects, see `HeartbeatClient`."""
+
+    protocol = HeartbeatClientProtocol
+
+    host: str
+
+    def __init__(self, url: str, settings: Settings | None = None, *, reactor: Any = None, **autobahn: Any) -> None:
+        """Raises ValueError when the URL is none of a WebSocket's."""
+        autobahn.setdefault("useragent", f"txheartbeat/{__version__}")
+        super().__init__(url, reactor=reactor, **autobahn)
+        if ":" in self.host:
+            # RFC 3986: in a Host header an IPv6 address stands in brackets, which Autobahn forgets.
+            self.host = f"[{self.host}]"
+        settings = settings or Settings()
+        self.heartbeat_settings = settings
+        self.heartbeat: ClientShared = ClientShared.of(self)
+        self.setProtocolOptions(**_options(settings), serverConnectionDropTimeout=0)
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    return {
+        # Close codes are meant to be read by the other end.
+        "failByDrop": False,
+        # Timed by our own tick.
+        "openHandshakeTimeout": 0,
+        "closeHandshakeTimeout": 0,
+        "autoPingInterval": 0,
+        "tcpNoDelay": True,
+        "maxMessagePayloadSize": settings.message_limit,
+        "maxFramePayloadSize": settings.message_limit,
+    }

@@ -1,0 +1,74 @@
+"""What is decided about a connection before it is a WebSocket: whom it is for, and whether it may come in.
+
+Pure functions over the request's head; the protocol carries out what they say.
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+__all__ = ["HEAD_LIMIT", "http_refusal", "origin_refusal", "path_of", "wants_websocket"]
+
+#: The largest request head taken, in bytes; what twisted.web takes too.
+HEAD_LIMIT = 16_384
+
+_UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:[^\r\n]*websocket", re.IGNORECASE)
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def wants_websocket(head: bytes) -> bool:
+    """Whether a request asks for the WebSocket protocol (RFC 6455, section 4.2.1)."""
+    return _UPGRADE.search(head) is not None
+
+
+def path_of(head: bytes) -> str:
+    """The path of a request, without its query; empty where there is no request line."""
+    words = head.split(b"\r\n", 1)[0].split(b" ")
+    return words[1].split(b"?", 1)[0].decode("latin-1") if len(words) == 3 else ""
+
+
+def origin_refusal(origin: str, host: str, allowed: tuple[str, ...]) -> str | None:
+    """Why a page of `origin` may not come in, in a sentence; None when it may.
+
+    Served are no origin at all (not a browser), the same host as the `Host` header's, and `allowed`,
+    where `null` stands for pages without one (files among them) and `*` for all but those.
+    """
+    if not origin:
+        return None
+    opaque = origin.lower() == "null" or origin.lower().startswith("file:")
+    if opaque:
+        return None if "null" in allowed else "pages without an origin are not served here (setting origins: null)"
+    if "*" in allowed or origin.lower() in (one.lower() for one in allowed) or _same_host(origin, host):
+        return None
+    return f"pages of {origin[:60]} are not served here (setting origins)"
+
+
+def _same_host(origin: str, host: str) -> bool:
+    try:
+        page, here = urlsplit(origin), urlsplit("//" + host)
+        ports = page.port, here.port
+    except ValueError:
+        # A port that is no number.
+        return False
+    default = _DEFAULT_PORTS.get(page.scheme)
+    return page.hostname == here.hostname and (ports[0] or default) == (ports[1] or default)
+
+
+def http_refusal(code: int, sentence: str, headers: list[tuple[str, str]] | None) -> bytes:
+    """An HTTP answer that refuses, complete, after which the connection is closed."""
+    body = (" ".join(sentence.split()) + "\n").encode()
+    try:
+        phrase = HTTPStatus(code).phrase
+    except ValueError:
+        phrase = "Refused"
+    lines = [
+        f"HTTP/1.1 {code} {phrase}",
+        "Content-Type: text/plain; charset=utf-8",
+        "X-Content-Type-Options: nosniff",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+        *(f"{name}: {value}" for name, value in headers or ()),
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body

@@ -1,0 +1,144 @@
+"""What all connections of one factory have in common: settings, the tick, the register, the registered types.
+
+Made when the first connection needs it, for factories of any class. Never holds a connection.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+from collections.abc import Callable
+from typing import Any, Self
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.logger import Logger
+
+from heartbeat.core.presence import Presence, Standing
+from heartbeat.core.settings import Settings
+from heartbeat.ticker import Ticker
+
+__all__ = ["ClientShared", "Handler", "ServerShared", "Shared", "is_local"]
+
+#: Takes the protocol and the message of a registered type.
+Handler = Callable[[Any, dict[str, Any]], object]
+
+_ATTRIBUTE = "_heartbeat_shared"
+_chance = secrets.SystemRandom()
+
+
+def is_local(address: object) -> bool:
+    """Whether a transport's peer is on this machine: loopback, or a UNIX socket."""
+    if isinstance(address, UNIXAddress):
+        return True
+    if not isinstance(address, IPv4Address | IPv6Address):
+        return False
+    try:
+        return ipaddress.ip_address(address.host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+class Shared:
+    """The common part of either end."""
+
+    def __init__(self, factory: Any, settings: Settings, ticker: Ticker) -> None:
+        self.factory = factory
+        self.settings = settings
+        self.ticker = ticker
+        self.handlers: dict[str, Handler] = {}
+
+    @classmethod
+    def of(cls, factory: Any) -> Self:
+        """That of `factory`, made on demand from its `heartbeat_settings`, or from the defaults."""
+        shared: Self | None = factory.__dict__.get(_ATTRIBUTE)
+        if shared is None:
+            settings = getattr(factory, "heartbeat_settings", None) or Settings()
+            shared = cls.made_for(factory, settings)
+            setattr(factory, _ATTRIBUTE, shared)
+        return shared
+
+    @classmethod
+    def made_for(cls, factory: Any, settings: Settings) -> Self:
+        """One for `factory`, on its reactor."""
+        raise NotImplementedError
+
+
+class ServerShared(Shared):
+    """A server's: the register besides, and the announcements of who joined and who left."""
+
+    _log = Logger()
+
+    def __init__(self, factory: Any, settings: Settings) -> None:
+        super().__init__(factory, settings, Ticker(factory.reactor, settings.tick, on_tick=self._ticked))
+        # The settings have filled in what was left open.
+        self.presence = Presence(settings.grace or 0.0, settings.grace_away or 0.0)
+        self._awaiting = False
+
+    @classmethod
+    def made_for(cls, factory: Any, settings: Settings) -> Self:
+        """One for `factory`, on its reactor."""
+        return cls(factory, settings)
+
+    @staticmethod
+    def new_client_id() -> str:
+        """A client id of our own making, which nobody may claim."""
+        return "c-" + secrets.token_hex(8)
+
+    @staticmethod
+    def spread() -> float:
+        """A number from [0, 1) by which a first ping is put off."""
+        return _chance.random()
+
+    def joined(self, client_id: str) -> None:
+        """Announce that a client is present now."""
+        self._log.debug("{client_id} joined", client_id=client_id)
+        self._announce("clientJoined", client_id)
+
+    def left(self, client_id: str) -> None:
+        """Announce that a client is gone."""
+        self._log.debug("{client_id} left", client_id=client_id)
+        self._announce("clientLeft", client_id)
+
+    def closed(self) -> None:
+        """A connection closed: while anybody's absence is yet to be announced, the tick goes on."""
+        if not self._awaiting and self.presence.count(Standing.DETACHED):
+            self._awaiting = True
+            self.ticker.enter()
+
+    def stop(self) -> None:
+        """The server stops: nobody waits for absent clients any more."""
+        if self._awaiting:
+            self._awaiting = False
+            self.ticker.leave()
+
+    def _announce(self, hook: str, client_id: str) -> None:
+        announce = getattr(self.factory, hook, None)
+        if announce is None:
+            return
+        try:
+            announce(client_id)
+        except Exception:  # noqa: BLE001  # a host's hook may raise anything, and the tick must go on
+            self._log.failure("{hook} failed", hook=hook)
+
+    def _ticked(self, now: float) -> None:
+        for client_id in self.presence.expire(now):
+            self.left(client_id)
+        if not self.presence.count(Standing.DETACHED):
+            self.stop()
+
+
+class ClientShared(Shared):
+    """A client's. Its connections hear when the machine has slept."""
+
+    def __init__(self, factory: Any, settings: Settings, ticker: Ticker | None = None) -> None:
+        super().__init__(factory, settings, ticker or Ticker(factory.reactor, settings.tick, on_wake=self._woke))
+        self.woken: set[Callable[[float], None]] = set()
+
+    @classmethod
+    def made_for(cls, factory: Any, settings: Settings) -> Self:
+        """One for `factory`, on its reactor."""
+        return cls(factory, settings)
+
+    def _woke(self, now: float) -> None:
+        for woke in tuple(self.woken):
+            woke(now)

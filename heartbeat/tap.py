@@ -1,0 +1,137 @@
+"""`twistd heartbeat`: the options, and the service they make. Opens no file, thread or socket."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from twisted.internet.error import CannotListenError
+from twisted.python import usage
+
+from heartbeat.core.errors import SettingError
+from heartbeat.core.settings import BEATS, Settings
+from heartbeat.service import DEFAULT_LISTEN, HeartbeatService
+
+__all__ = ["Options", "makeService"]
+
+
+def _number(option: str, kind: type) -> Callable[[str], Any]:
+    """What turns the text given for `option` into a number of its kind, or says which option was wrong."""
+
+    def coerce(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            words = "a whole number" if kind is int else "a number"
+            raise ValueError(f"--{option} must be {words}, not {text!r}") from None
+
+    return coerce
+
+
+def _parameter(option: str, short: str | None, default: float | None, text: str, kind: type) -> list[Any]:
+    return [option, short, default, text, _number(option, kind)]
+
+
+class Options(usage.Options):
+    """The options of `twistd heartbeat`; `settings` and `listen` once they are parsed."""
+
+    synopsis = "[options]"
+
+    longdesc = (
+        "A WebSocket heartbeat server: clients connect to /ws, send a small JSON ping every few seconds and are "
+        "answered; both ends know within seconds, and without false alarms, whether the other is still there. "
+        "Try it: twistd -n --pidfile= heartbeat, and in another shell: heartbeat-client ws://127.0.0.1:9000/ws"
+    )
+
+    optParameters: ClassVar[list[list[Any]]] = [
+        _parameter("interval", "i", 6.0, "Seconds between beats, unless a client wishes for others.", float),
+        ["beats", "b", None, f"Who sends the pings, for all clients: {', '.join(BEATS)}. Default: as each wishes."],
+        [
+            "max-connections",
+            None,
+            None,
+            "How many connections to serve. Default: what the open-file limit allows.",
+            int,
+        ],
+        ["max-message", None, 65_536, "The largest message taken, in bytes.", int],
+        ["handshake-timeout", None, 5.0, "How long an opening handshake may take,", _seconds],
+        ["grace", None, None, "How long an absence goes unannounced,", _seconds],
+        ["trust-forwarded", None, 0, "How many proxies in front append to X-Forwarded-For.", int],
+    ]
+
+    optFlags: ClassVar[list[list[Any]]] = [
+        ["trust-client-ids", None, "Honour client ids that are only claimed, not from this machine alone."],
+    ]
+
+    compData = usage.Completions(optActions={"beats": usage.CompleteList(BEATS)})
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
+        self["listen"] = []
+        self["origin"] = []
+        self.settings = Settings()
+
+    def opt_listen(self, description: str) -> None:
+        """Listen here; may be given more than once [default: tcp:9000:interface=127.0.0.1, this machine only]."""
+        self["listen"].append(description)
+
+    def opt_origin(self, origin: str) -> None:
+        """Serve pages of this origin too; null: of files, *: of all. May be given more than once."""
+        self["origin"].append(origin)
+
+    opt_l = opt_listen
+    opt_o = opt_origin
+
+    def parseArgs(self, *arguments: str) -> None:
+        """Take no argument: what stands alone was meant for an option."""
+        if arguments:
+            raise usage.UsageError(f"unexpected argument {arguments[0]!r}; endpoints are given by --listen")
+
+    def postOptions(self) -> None:
+        """Judge all that was given, in one sentence."""
+        try:
+            self.settings = Settings(
+                interval=self["interval"],
+                beats=self["beats"],
+                max_connections=self["max-connections"],
+                message_limit=self["max-message"],
+                handshake_timeout=self["handshake-timeout"],
+                grace=self["grace"],
+                trust_forwarded=self["trust-forwarded"],
+                trust_client_ids=bool(self["trust-client-ids"]),
+                origins=tuple(self["origin"]),
+            )
+            # Nothing is opened by this; a wrong endpoint or limit is said now, and not by a traceback later.
+            _Launched(self["listen"] or [DEFAULT_LISTEN], self.settings)
+        except SettingError as error:
+            name = _OPTION_OF.get(error.name, error.name.replace("_", "-"))
+            raise usage.UsageError(f"--{name} must be {error.bound}, not {error.value!r}") from None
+
+
+_OPTION_OF = {"message_limit": "max-message"}
+
+
+class _Launched(HeartbeatService):
+    """The service where the process is ours."""
+
+    def privilegedStartService(self) -> None:
+        """Listen; what stands in the way is said in a sentence."""
+        try:
+            super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's
+        except (CannotListenError, OSError) as error:
+            raise SystemExit(f"heartbeat: {error}") from None
+
+
+def makeService(options: Options) -> HeartbeatService:
+    """The service of these options. Called by twistd, before it forks and changes its directory."""
+    from twisted.internet import reactor  # noqa: PLC0415  # twistd has installed it by now
+
+    _make_monotonic(reactor)
+    return _Launched(options["listen"] or [DEFAULT_LISTEN], options.settings, reactor=reactor)
+
+
+def _make_monotonic(reactor: Any) -> None:
+    """Have the reactor time its timers by a clock that nobody sets, as long as it has none yet."""
+    if not reactor.getDelayedCalls():
+        reactor.seconds = time.monotonic

@@ -1,0 +1,248 @@
+"""Two machines in memory, a network between them that can be cut, and a time that passes when you say so.
+
+    world = World()
+    world.listen(HeartbeatServerFactory(settings, reactor=world.server))
+    client = HeartbeatClient("ws://test/ws", reactor=world.client, endpoint=world.endpoint())
+    client.startService()
+    world.advance(60)
+    world.cut()
+    world.advance(16)
+    assert client.status.event == "reconnecting"
+
+Each machine runs as Twisted does: timers first, then what has arrived. A machine that is stalled
+does neither until its stall is over, and then does both, in that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IStreamClientEndpoint, ITransport
+from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+__all__ = ["Machine", "MemoryTransport", "World"]
+
+
+class Machine(Clock):
+    """The reactor of one end: its time stands still until the world lets it run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stalled_until = 0.0
+        self._inbox: list[tuple[float, Callable[[], None]]] = []
+
+    def deliver(self, at: float, step: Callable[[], None]) -> None:
+        """Have `step` happen at `at`, as bytes arrive at a socket: after the timers."""
+        self._inbox.append((at, step))
+
+    @property
+    def next_at(self) -> float:
+        """When this machine has something to do."""
+        timers = min((call.getTime() for call in self.calls), default=inf)
+        inbox = min((at for at, _ in self._inbox), default=inf)
+        return max(min(timers, inbox), self.stalled_until)
+
+    def turn(self, now: float) -> None:
+        """One turn of the reactor: the timers that are due, without those that they set, then what has arrived."""
+        self.rightNow = now
+        for call in sorted((c for c in self.calls if c.getTime() <= now), key=lambda c: c.getTime()):
+            # An earlier one of this turn may have cancelled it, or put it off.
+            if call in self.calls and call.getTime() <= now:
+                self.calls.remove(call)
+                call.called = 1
+                call.func(*call.args, **call.kw)
+        arrived = [item for item in self._inbox if item[0] <= now]
+        self._inbox = [item for item in self._inbox if item[0] > now]
+        for _, step in arrived:
+            step()
+
+
+@implementer(ITransport)
+class MemoryTransport:
+    """One end of a connection in memory. `written` keeps all bytes given to it."""
+
+    disconnecting = False
+
+    def __init__(self, world: World, machine: Machine, protocol: Any, *, host: str, peer: str) -> None:
+        self._world = world
+        self._machine = machine
+        self.protocol = protocol
+        self._addresses = IPv4Address("TCP", host, 9000), IPv4Address("TCP", peer, 9000)
+        self.other: MemoryTransport
+        self.connected = True
+        self.is_cut = False
+        self.paused = False
+        self.written = b""
+
+    def write(self, data: bytes) -> None:
+        """ITransport: send."""
+        if self.connected and not self.disconnecting:
+            self.written += data
+            self._carry(lambda: self.other._received(data))
+
+    def writeSequence(self, data: list[bytes]) -> None:
+        """ITransport: send."""
+        self.write(b"".join(data))
+
+    def loseConnection(self) -> None:
+        """ITransport: close, after what was written."""
+        if self.connected and not self.disconnecting:
+            self.disconnecting = True
+            self._carry(lambda: self.other._lost(ConnectionDone()))
+            self._machine.callLater(0, self._lost, ConnectionDone())
+
+    def abortConnection(self) -> None:
+        """ITCPTransport: close at once."""
+        if self.connected:
+            self._carry(lambda: self.other._lost(ConnectionLost()))
+            self._machine.callLater(0, self._lost, ConnectionAborted())
+            self.disconnecting = True
+
+    def getHost(self) -> IPv4Address:
+        """ITransport: our address."""
+        return self._addresses[0]
+
+    def getPeer(self) -> IPv4Address:
+        """ITransport: the other's address."""
+        return self._addresses[1]
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """IConsumer: never asks a producer to pause, there is no end to memory."""
+
+    def unregisterProducer(self) -> None:
+        """IConsumer: as above."""
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """ITCPTransport: there is no delay."""
+
+    def _carry(self, step: Callable[[], None]) -> None:
+        if not self.is_cut:
+            self.other._machine.deliver(self._world.now + self._world.latency, step)
+
+    def _received(self, data: bytes) -> None:
+        if self.connected and not self.is_cut:
+            self.protocol.dataReceived(data)
+
+    def _lost(self, error: Exception) -> None:
+        if self.connected and not (self.is_cut and isinstance(error, ConnectionLost) and not self.disconnecting):
+            self.connected = False
+            self.protocol.connectionLost(Failure(error))
+
+
+@implementer(IStreamClientEndpoint)
+class _Endpoint:
+    """Connects to whatever the world's server listens with."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def connect(self, protocolFactory: Any) -> Deferred[Any]:
+        """IStreamClientEndpoint: connect, once the network allows."""
+        return self._world._connect(protocolFactory)
+
+
+class World:
+    """A server machine, a client machine, and the network. `latency` is one way, in seconds.
+
+    `refuses`: nobody listens, connections are refused at once. `now` is the true time.
+    """
+
+    def __init__(self, latency: float = 0.01) -> None:
+        self.server = Machine()
+        self.client = Machine()
+        self.latency = latency
+        self.now = 0.0
+        self.refuses = False
+        self.connections: list[tuple[MemoryTransport, MemoryTransport]] = []
+        self._factory: Any = None
+        self._is_cut = False
+        self._hanging: list[tuple[Any, Deferred[Any]]] = []
+
+    def listen(self, factory: Factory) -> None:
+        """Have the server machine listen with `factory`."""
+        self._factory = factory
+        factory.doStart()
+
+    def endpoint(self) -> Any:
+        """Where clients connect to."""
+        return _Endpoint(self)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, from event to event."""
+        end = self.now + seconds
+        machines = (self.server, self.client)
+        while True:
+            at = max(self.now, min(machine.next_at for machine in machines))
+            if at > end:
+                break
+            self.now = at
+            for machine in machines:
+                if machine.next_at <= at:
+                    machine.turn(at)
+        self.now = end
+        for machine in machines:
+            if machine.stalled_until <= end:
+                machine.rightNow = end
+
+    def stall(self, seconds: float, machine: Machine | None = None) -> None:
+        """Have a machine (the server) stand still: neither timers nor sockets, until it goes on."""
+        machine = machine or self.server
+        machine.stalled_until = max(machine.stalled_until, self.now + seconds)
+
+    def cut(self) -> None:
+        """Cut the network: nothing arrives any more, nothing is said about it, new connections hang."""
+        self._is_cut = True
+        for ends in self.connections:
+            for end in ends:
+                end.is_cut = True
+
+    def heal(self) -> None:
+        """Mend the network for new connections; the old ones stay dead."""
+        self._is_cut = False
+        hanging, self._hanging = self._hanging, []
+        for factory, deferred in hanging:
+            self._complete(factory, deferred)
+
+    def drop(self) -> None:
+        """Break all connections, and let both ends know (RST)."""
+        for ends in self.connections:
+            for end in ends:
+                end._machine.callLater(0, end._lost, ConnectionLost())
+        self.connections = []
+
+    def _connect(self, factory: Any) -> Deferred[Any]:
+        deferred: Deferred[Any] = Deferred(lambda d: self._hanging.remove((factory, d)))
+        self._hanging.append((factory, deferred))
+        if not self._is_cut:
+            self._hanging.pop()
+            self.client.deliver(self.now + 2 * self.latency, lambda: self._complete(factory, deferred))
+        return deferred
+
+    def _complete(self, factory: Any, deferred: Deferred[Any]) -> None:
+        if deferred.called:
+            return
+        if self.refuses or self._factory is None:
+            deferred.errback(ConnectError(string="refused"))
+            return
+        peer = IPv4Address("TCP", "127.0.0.1", 9000)
+        server, client = self._factory.buildProtocol(peer), factory.buildProtocol(peer)
+        if server is None:
+            deferred.errback(ConnectionLost())
+            return
+        ends = (
+            MemoryTransport(self, self.server, server, host="127.0.0.1", peer="127.0.0.1"),
+            MemoryTransport(self, self.client, client, host="127.0.0.1", peer="127.0.0.1"),
+        )
+        ends[0].other, ends[1].other = ends[1], ends[0]
+        self.connections.append(ends)
+        server.makeConnection(ends[0])
+        client.makeConnection(ends[1])
+        deferred.callback(client)

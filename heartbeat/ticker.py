@@ -1,0 +1,207 @@
+"""An end's sense of time: one tick for all its connections, the wheel, and how late we ourselves were.
+
+The tick is the reactor's `LoopingCall`; it lives from the first connection to the last. Nothing here
+trusts the reactor's clock, which is wall time on Twisted's own reactors: every timer looks again at
+monotonic time when it fires, and `poke` revives timers that a step of the system clock has buried.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from math import inf
+from typing import Any, Protocol
+
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from heartbeat import watchdog
+from heartbeat.core.running import RunningTime
+from heartbeat.core.wheel import Wheel
+
+__all__ = ["Alarm", "Ticker", "Timed", "raw_clock"]
+
+_log = Logger()
+
+# A machine that slept for less may as well have been busy.
+_SLEPT = 2.0
+
+
+class Timed(Protocol):
+    """What the ticker wakes: it sits in the wheel, and looks for itself at what has come due."""
+
+    slot: int | None
+
+    def due(self, now: float) -> None:
+        """The armed time has come (running seconds); must not raise."""
+        ...
+
+
+def raw_clock(reactor: Any) -> Callable[[], float]:
+    """Monotonic seconds: the system's for the global reactor, the reactor's own for one that was passed in."""
+    if reactor is sys.modules.get("twisted.internet.reactor"):
+        return time.monotonic
+    clock: Callable[[], float] = reactor.seconds
+    return clock
+
+
+def slept() -> float:
+    """Seconds this machine has slept since it started, as far as the platform tells; only differences mean anything."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    if boottime is not None:
+        return time.clock_gettime(boottime) - time.monotonic()
+    # A step of the wall clock looks the same here; what follows is a probe, which does no harm.
+    return time.time() - time.monotonic()
+
+
+class Ticker:
+    """The tick, the wheel and the running time of one end.
+
+    `enter` and `leave` count who needs it. `on_tick` is called with the running time once a tick,
+    `on_wake` when the machine turns out to have slept.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        tick: float,
+        *,
+        on_tick: Callable[[float], None] | None = None,
+        on_wake: Callable[[float], None] | None = None,
+        slept: Callable[[], float] = slept,
+    ) -> None:
+        self.reactor: Any = reactor
+        self._raw = raw_clock(reactor)
+        self.running = RunningTime(tick, self._raw())
+        self.wheel = Wheel(tick, self.now())
+        #: Raw time of the latest tick; the watchdog's thread reads it.
+        self.ticked_at = self._raw()
+        self._tick = tick
+        self._on_tick = on_tick
+        self._on_wake = on_wake
+        self._slept = slept
+        self._slept_before = slept()
+        self._users = 0
+        self._loop = LoopingCall(self._ticked)
+        self._loop.clock = reactor
+        self._turning: list[Callable[[], None]] = []
+        self._turn: Any = None
+        self.alarms: set[Alarm] = set()
+
+    def now(self) -> float:
+        """Our running time, in seconds."""
+        return self.running.at(self._raw())
+
+    @property
+    def watched(self) -> bool:
+        """Whether the reactor's clock may jump away from under the tick, so that a watchdog is needed."""
+        return self._raw is time.monotonic and self.reactor.seconds is not time.monotonic
+
+    def enter(self) -> None:
+        """One more connection needs the tick."""
+        self._users += 1
+        if self._users == 1:
+            raw = self._raw()
+            self.running.resume(raw)
+            self.ticked_at = raw
+            self._slept_before = self._slept()
+            self._start()
+            if self.watched:
+                watchdog.watch(self)
+
+    def leave(self) -> None:
+        """One connection less needs it."""
+        self._users -= 1
+        if self._users == 0:
+            self._loop.stop()
+            watchdog.unwatch(self)
+
+    def turn(self, then: Callable[[], None]) -> None:
+        """Call `then` after one turn of the reactor, so that what has arrived is read before."""
+        self._turning.append(then)
+        if self._turn is None:
+            self._turn = self.reactor.callLater(0, self._turned)
+
+    def poke(self) -> None:
+        """Set every timer of ours anew: the reactor's clock has jumped, and they lie an hour ahead."""
+        if self._users == 0:
+            return
+        _log.warn("the system clock stepped back: {count} timer(s) set anew", count=1 + len(self.alarms))
+        self._loop.stop()
+        self._start()
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = self.reactor.callLater(0, self._turned)
+        for alarm in tuple(self.alarms):
+            alarm.set_anew()
+
+    def _start(self) -> None:
+        # The first tick comes a tick from now: nothing can be due before.
+        self._loop.start(self._tick, now=False).addErrback(
+            lambda failure: _log.failure("the tick stopped; this is a bug", failure)
+        )
+
+    def _ticked(self) -> None:
+        self.ticked_at = raw = self._raw()
+        now = self.running.ticked(raw)
+        self._look_for_sleep(now)
+        for entry in self.wheel.due(now):
+            entry.due(now)  # type: ignore[attr-defined]  # whoever sits in this wheel is Timed
+        if self._on_tick is not None:
+            self._on_tick(now)
+
+    def _look_for_sleep(self, now: float) -> None:
+        before, self._slept_before = self._slept_before, self._slept()
+        if self._on_wake is not None and self._slept_before - before > _SLEPT:
+            self._on_wake(now)
+
+    def _turned(self) -> None:
+        self._turn = None
+        turning, self._turning = self._turning, []
+        for then in turning:
+            then()
+
+
+class Alarm:
+    """One exact timer in running time, for ends that have few connections. Armed again, it forgets the time before."""
+
+    def __init__(self, ticker: Ticker, ring: Callable[[float], None]) -> None:
+        self._ticker = ticker
+        self._ring = ring
+        self._at = inf
+        self._call: Any = None
+
+    def arm(self, at: float) -> None:
+        """Have it ring at `at`; infinity is never."""
+        self.disarm()
+        if at < inf:
+            self._at = at
+            self._ticker.alarms.add(self)
+            self._call = self._ticker.reactor.callLater(max(0.0, at - self._ticker.now()), self._fired)
+
+    def arm_before(self, at: float) -> None:
+        """Have it ring at `at` at the latest: an earlier appointment stands."""
+        if at < self._at:
+            self.arm(at)
+
+    def disarm(self) -> None:
+        """Have it not ring."""
+        self._at = inf
+        self._ticker.alarms.discard(self)
+        call, self._call = self._call, None
+        if call is not None and call.active():
+            call.cancel()
+
+    def set_anew(self) -> None:
+        """The reactor's clock has jumped: wait for the same running time by the new one."""
+        self.arm(self._at)
+
+    def _fired(self) -> None:
+        now = self._ticker.now()
+        # A wall clock that leapt ahead fires early, and so does rounding, by less than a millisecond.
+        if now < self._at - 0.001:
+            self.arm(self._at)
+            return
+        self.disarm()
+        self._ring(now)

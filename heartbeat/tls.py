@@ -1,0 +1,49 @@
+"""Whom a client trusts over `wss://`: the platform, one file, or anybody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.internet.ssl import Certificate, CertificateOptions, optionsForClientTLS, trustRootFromCertificates
+from zope.interface import implementer
+
+from heartbeat.core.errors import SettingError
+
+__all__ = ["trust_anybody", "trust_file"]
+
+_END = b"-----END CERTIFICATE-----"
+
+
+def trust_file(host: str, path: str) -> Any:
+    """Trust the certificates in a PEM file, for `host`. Raises SettingError when there are none."""
+    try:
+        blocks = Path(path).read_bytes().split(_END)[:-1]
+        certificates = [Certificate.loadPEM(block[block.index(b"-----BEGIN") :] + _END) for block in blocks]
+    except (OSError, ValueError, SSL.Error) as error:
+        raise SettingError("cacert", path, f"a readable file of PEM certificates ({error})") from None
+    if not certificates:
+        raise SettingError("cacert", path, "a file with at least one PEM certificate")
+    return optionsForClientTLS(host, trustRoot=trustRootFromCertificates(certificates))
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class _Anybody:
+    """Encrypts, and asks nobody who they are."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._context = CertificateOptions(verify=False).getContext()
+
+    def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
+        """IOpenSSLClientConnectionCreator: one more connection."""
+        connection = SSL.Connection(self._context, None)
+        connection.set_tlsext_host_name(self._host.encode("idna"))
+        return connection
+
+
+def trust_anybody(host: str) -> Any:
+    """Verify nothing. For tests and for finding out what is wrong."""
+    return _Anybody(host)

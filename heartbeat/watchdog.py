@@ -1,0 +1,69 @@
+"""A small thread that notices when the reactor's timers have stopped, and pokes it awake.
+
+Twisted's reactors time their timers by the wall clock. When that steps back an hour, every timer
+waits an hour longer; a call from another thread still gets through. There is one thread a process,
+while anything needs it, and none under a reactor whose clock is monotonic.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from heartbeat.ticker import Ticker
+
+__all__ = ["unwatch", "watch"]
+
+#: A tick that is late by this many seconds is looked into.
+PATIENCE = 2.0
+
+_lock = threading.Lock()
+_watched: set[Ticker] = set()
+_changed = threading.Event()
+_thread: threading.Thread | None = None
+
+
+def watch(ticker: Ticker) -> None:
+    """Begin to watch a ticker that has just started."""
+    global _thread  # noqa: PLW0603  # one thread a process is the point
+    with _lock:
+        _watched.add(ticker)
+        _changed.clear()
+        if _thread is None:
+            _thread = threading.Thread(target=_run, name="heartbeat-watchdog", daemon=True)
+            _thread.start()
+
+
+def unwatch(ticker: Ticker) -> None:
+    """Stop watching a ticker that has stopped."""
+    with _lock:
+        _watched.discard(ticker)
+        if not _watched:
+            _changed.set()
+
+
+def late(ticked_at: float, now: float) -> bool:
+    """Whether a tick that came last at `ticked_at` is so late that its timer may be buried."""
+    return now - ticked_at > PATIENCE
+
+
+def _run() -> None:
+    global _thread  # noqa: PLW0603  # as above
+    poked: dict[Ticker, float] = {}
+    while True:
+        # An Event, not a sleep: it waits on the monotonic clock, and ends with the last ticker.
+        _changed.wait(PATIENCE / 2)
+        with _lock:
+            if not _watched:
+                _thread = None
+                return
+            tickers = tuple(_watched)
+        poked = {ticker: poked[ticker] for ticker in tickers if ticker in poked}
+        for ticker in tickers:
+            ticked_at = ticker.ticked_at
+            # Once for each tick that fails to come: a reactor that is merely blocked gets one needless poke.
+            if late(ticked_at, time.monotonic()) and poked.get(ticker) != ticked_at:
+                poked[ticker] = ticked_at
+                ticker.reactor.callFromThread(ticker.poke)

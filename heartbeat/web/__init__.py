@@ -1,0 +1,1 @@
+"""What the server says to those who do not ask for a WebSocket."""

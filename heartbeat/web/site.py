@@ -1,0 +1,73 @@
+"""The site behind a server: what a plain HTTP request on the heartbeat's port gets.
+
+Starts no timer. twisted.web's own access log would keep one a second and take the time of day from
+the reactor, which says 1970 under a monotonic one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.logger import Logger
+from twisted.web.resource import Resource
+from twisted.web.server import Site
+
+from heartbeat._version import __version__
+
+__all__ = ["make_site"]
+
+_PAGE = """\
+txheartbeat {version}
+
+This is a WebSocket heartbeat server. Connect to /ws on this port and say
+
+    {{"type": "ping"}}
+
+every few seconds; it answers
+
+    {{"type": "ping", "status": "pong", "clients": 1}}
+
+or run: heartbeat-client ws://{host}/ws
+"""
+
+
+class _Page(Resource):
+    """The plain page."""
+
+    isLeaf = False
+
+    def getChild(self, path: bytes, request: Any) -> Resource:
+        return self if path == b"" else super().getChild(path, request)  # type: ignore[no-untyped-call]  # Twisted's
+
+    def render_GET(self, request: Any) -> bytes:
+        request.setHeader(b"content-type", b"text/plain; charset=utf-8")
+        request.setHeader(b"x-content-type-options", b"nosniff")
+        host = request.getHeader(b"host") or b"HOST:PORT"
+        return _PAGE.format(version=__version__, host=host.decode("latin-1")[:255]).encode()
+
+
+class _Site(Site):
+    """twisted.web's, with an access log that needs no timer."""
+
+    _log = Logger()
+
+    def startFactory(self) -> None:
+        """Twisted's: nothing to start."""
+
+    def stopFactory(self) -> None:
+        """Twisted's: nothing to stop."""
+
+    def log(self, request: Any) -> None:
+        """Twisted's: a request was answered."""
+        self._log.info(
+            "{method} {uri} {code} from {peer}",
+            method=request.method.decode("latin-1"),
+            uri=request.uri.decode("latin-1")[:200],
+            code=request.code,
+            peer=request.getClientAddress().host if hasattr(request.getClientAddress(), "host") else "a local peer",
+        )
+
+
+def make_site(reactor: Any) -> Site:
+    """The site of a server on `reactor`."""
+    return _Site(_Page(), reactor=reactor)  # type: ignore[no-untyped-call]  # Twisted's
