@@ -46,18 +46,14 @@ class Options(usage.Options):
 
     optParameters: ClassVar[list[list[Any]]] = [
         _parameter("interval", "i", 6.0, "Seconds between beats, unless a client wishes for others.", float),
-        ["beats", "b", None, f"Who sends the pings, for all clients: {', '.join(BEATS)}. Default: as each wishes."],
-        [
-            "max-connections",
-            None,
-            None,
-            "How many connections to serve. Default: what the open-file limit allows.",
-            int,
-        ],
-        ["max-message", None, 65_536, "The largest message taken, in bytes.", int],
-        ["handshake-timeout", None, 5.0, "How long an opening handshake may take,", _seconds],
-        ["grace", None, None, "How long an absence goes unannounced,", _seconds],
-        ["trust-forwarded", None, 0, "How many proxies in front append to X-Forwarded-For.", int],
+        ["beats", "b", None, f"Who sends the pings, for all: {', '.join(BEATS)}. Default: as each client wishes."],
+        _parameter(
+            "max-connections", None, None, "Connections to serve. Default: what the open-file limit allows.", int
+        ),
+        _parameter("max-message", None, 65_536, "The largest message taken, in bytes.", int),
+        _parameter("handshake-timeout", None, 5.0, "Seconds that an opening handshake may take.", float),
+        _parameter("grace", None, None, "Seconds that an absence goes unannounced. Default: 40.", float),
+        _parameter("trust-forwarded", None, 0, "How many proxies in front append to X-Forwarded-For.", int),
     ]
 
     optFlags: ClassVar[list[list[Any]]] = [
