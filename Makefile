@@ -1,0 +1,63 @@
+# Two commands do all the set-up: `make run` and `make test`. The rest is for those who change the project.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Options for the server: make run OPTIONS="--interval 2"
+OPTIONS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-all lint format clean
+
+help:
+	@echo "make run       set up, and start a heartbeat server on this machine (OPTIONS=\"--interval 2\")"
+	@echo "make test      set up, and run the test suite (under 90 seconds)"
+	@echo "make test-all  everything: also what is slow, needs root, or system packages"
+	@echo "make lint      ruff, and mypy in its strict mode"
+	@echo "make format    let ruff format the code"
+	@echo "make clean     remove the environment and what builds leave behind"
+
+$(VENV)/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or later is needed, $(PYTHON) is `$(PYTHON) -V 2>&1`; try: make run PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@touch $@
+
+$(VENV)/run: $(VENV)/made setup.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/test: $(VENV)/made setup.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@ $(VENV)/run
+
+$(VENV)/lint: $(VENV)/test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	@touch $@
+
+run: $(VENV)/run
+	@echo
+	@echo "  Open:            http://127.0.0.1:9000/"
+	@echo "  In another shell: $(BIN)/heartbeat-client ws://127.0.0.1:9000/ws --interval 1"
+	@echo "  Stop with Ctrl-C."
+	@echo
+	@exec $(BIN)/twistd -n --pidfile= heartbeat $(OPTIONS)
+
+test: $(VENV)/test
+	$(BIN)/python -m pytest -m 'not slow and not faults and not browser'
+
+test-all: $(VENV)/test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/lint
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

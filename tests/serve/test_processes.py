@@ -1,0 +1,169 @@
+"""The server and the client script as a person runs them: real processes on loopback."""
+
+import signal
+import subprocess
+import urllib.request
+
+import pytest
+import trustme
+from processes import BIN, LOOPBACK, Program, client, free_port, twistd
+
+
+@pytest.fixture
+def server(tmp_path):
+    with twistd(cwd=tmp_path) as program:
+        program.ws = program.url()
+        yield program
+
+
+def test_ten_beats_are_answered(server):
+    """Ten pong events with a round trip and a count of clients, then a summary, and status 0."""
+    with client(server.ws, "--interval", "0.1", "--count", "10") as run:
+        events = list(run.json_events(20))
+        assert run.wait(5) == 0
+    pongs = [event for event in events if event["event"] == "pong"]
+    assert len(pongs) == 10
+    assert all(pong["rtt_ms"] > 0 and pong["clients"] >= 1 for pong in pongs)
+    assert events[-1]["event"] == "summary"
+    assert (events[-1]["sent"], events[-1]["answered"], events[-1]["lost"]) == (10, 10, 0)
+
+
+@pytest.mark.parametrize("beats", ["server", "both", "none"])
+def test_every_way_of_beating_works_between_real_ends(server, beats):
+    """A client that wishes for it gets two beats of whichever end, and loses none."""
+    interval = "2" if beats == "none" else "0.2"
+    with client(server.ws, "--interval", interval, "--beats", beats, "--count", "2") as run:
+        events = list(run.json_events(30))
+        assert run.wait(5) == 0
+    assert [event["event"] for event in events].count("dead") == 0
+    assert sum(event["event"] in ("pong", "ping") for event in events) >= 2
+
+
+def test_rfc_6455_ping_frames_for_servers_that_know_no_json(server):
+    """`--frames` needs nothing of the server but the protocol."""
+    with client(server.ws, "--interval", "0.1", "--count", "3", "--frames") as run:
+        events = list(run.json_events(20))
+        assert run.wait(5) == 0
+    assert events[-1]["answered"] == 3
+
+
+def test_a_page_is_served_on_the_same_port(server):
+    with urllib.request.urlopen(server.ws.replace("ws://", "http://").replace("/ws", "/"), timeout=10) as answer:
+        assert "heartbeat-client ws://127.0.0.1" in answer.read().decode()
+
+
+def test_interrupt_prints_the_summary_in_plain_text(server):
+    """Ctrl-C: the statistics as ping(8) has them, no colour in a pipe, no traceback, status 0."""
+    with Program([BIN / "heartbeat-client", server.ws, "--interval", "0.1"]) as run:
+        run.line_with("pong 3", 15)
+        run.signal(signal.SIGINT)
+        assert run.line_with(" 0 lost", 10)
+        assert run.line_with("rtt min/avg/max/mdev = ", 5)
+        assert run.wait(5) == 0
+    assert not any("\033" in line or "Traceback" in line for line in run.seen)
+
+
+def test_a_reader_that_goes_away_ends_the_script_quietly(server):
+    """`heartbeat-client … | head -n 2` ends by itself, without a traceback."""
+    command = f"'{BIN}/heartbeat-client' {server.ws} --interval 0.1 | head -n 2"
+    run = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=30, check=False)  # noqa: S602
+    assert len(run.stdout.splitlines()) == 2
+    assert run.stderr == ""
+
+
+def test_the_server_says_at_start_where_it_listens_and_how_soon_it_finds_out(tmp_path):
+    with twistd("--interval", "2", cwd=tmp_path) as server:
+        assert server.url().startswith("ws://127.0.0.1:")
+        line = server.line_with("a dead peer is found", 10)
+        # max(2, 6) + 6 + 3 + 2 x 0.2 for the end that pings, 2 + 6 + 3 + 2 x 0.2 for the end that watches.
+        assert "within 15.4 s by the end that pings, within 11.4 s by the end that watches" in line
+        assert server.line_with("room for", 10)
+        server.signal(signal.SIGINT)
+        assert server.wait(10) == 0
+    assert not any("Traceback" in line for line in server.seen)
+
+
+def test_a_port_that_is_taken_is_one_sentence(server, tmp_path):
+    port = server.ws.split(":")[2].split("/")[0]
+    with twistd("--listen", f"tcp:{port}:interface=127.0.0.1", cwd=tmp_path) as second:
+        assert second.line_with("Couldn't listen on 127.0.0.1", 20)
+        assert second.wait(10) == 1
+    assert not any("Traceback" in line for line in second.seen)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--interval", "0"], "--interval must be a number from 0.1 to 3600 s, not 0.0"),
+        (["--interval", "soon"], "--interval must be a number, not 'soon'"),
+        (["--beats", "nobody"], "--beats must be one of client, server, both, none, not 'nobody'"),
+        (["--max-connections", "100000000"], "--max-connections must be"),
+        (["--listen", "nowhere:1"], "--listen must be an endpoint description"),
+        (["surplus"], "unexpected argument 'surplus'"),
+        (["--grace", "1"], "--grace must be at least 31.5 s"),
+    ],
+)
+def test_wrong_options_of_the_server_are_one_sentence(tmp_path, options, sentence):
+    with Program([BIN / "twistd", "-n", "--pidfile=", "heartbeat", *options], cwd=tmp_path) as server:
+        assert server.line_with(sentence, 20)
+        assert server.wait(10) == 1
+    assert not any("Traceback" in line for line in server.seen)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "the following arguments are required: URL"),
+        (["http://localhost/"], "protocol scheme 'http' is not for WebSocket"),
+        (["ws://localhost/", "--interval", "0"], "--interval must be a number from 0.1 to 3600 s"),
+        (["ws://localhost/", "--count", "0"], "--count must be a whole number from 1"),
+        (["ws://localhost/", "--header", "nonsense"], "--header must be KEY:VALUE, not 'nonsense'"),
+        (["wss://localhost/", "--cacert", "/nonexistent"], "--cacert must be a readable file of PEM certificates"),
+        (["wss://localhost/", "--cacert", "x", "--insecure"], "--cacert and --insecure contradict each other"),
+    ],
+)
+def test_wrong_usage_of_the_client_is_one_sentence_and_status_2(arguments, sentence):
+    with Program([BIN / "heartbeat-client", *arguments]) as run:
+        assert run.line_with(sentence, 20)
+        assert run.wait(10) == 2
+    assert not any("Traceback" in line for line in run.seen)
+
+
+def test_a_certificate_is_verified_unless_told_otherwise(tmp_path):
+    """`wss://` with the right `--cacert` works, without it the server is unreachable at once, status 2."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    leaf = authority.issue_cert("127.0.0.1", "localhost")
+    leaf.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    listen = "ssl:0:interface=127.0.0.1:privateKey=server.pem:certKey=server.pem"
+    with twistd("--listen", listen, cwd=tmp_path) as server:
+        url = server.url()
+        assert url.startswith("wss://127.0.0.1:")
+        with client(url, "--interval", "0.1", "--count", "10", "--cacert", str(tmp_path / "ca.pem")) as run:
+            summary = run.event("summary", 20)
+            assert (summary["answered"], summary["lost"], run.wait(5)) == (10, 0, 0)
+        with client(url, "--count", "1") as run:
+            assert "certificate verify failed" in run.event("unreachable", 20)["detail"]
+            assert run.wait(5) == 2
+        with client(url, "--count", "1", "--insecure") as run:
+            assert (run.event("summary", 20)["answered"], run.wait(5)) == (1, 0)
+        with client(url.replace("127.0.0.1", "localhost"), "--count", "1", "--cacert", str(tmp_path / "ca.pem")) as run:
+            assert (run.event("summary", 20)["answered"], run.wait(5)) == (1, 0)
+
+
+def test_nobody_there_is_unreachable_after_three_attempts():
+    """Status 2 after the attempts that were asked for, each said."""
+    with client(f"ws://127.0.0.1:{free_port()}/ws", "--attempts", "1") as run:
+        events = list(run.json_events(20))
+        assert run.wait(5) == 2
+    assert [event["event"] for event in events] == ["reconnecting", "unreachable", "summary"]
+    assert events[0]["attempt"] == 1
+    assert 500 <= events[0]["delay_ms"] <= 1500
+
+
+def test_a_unix_socket_serves_too(tmp_path):
+    """The endpoint is Twisted's; the listener says where it is."""
+    with twistd("--listen", "unix:here.sock", "--listen", LOOPBACK, cwd=tmp_path) as server:
+        assert server.line_with("listening on the UNIX socket here.sock", 20)
+        with client(server.url(), "--count", "1") as run:
+            assert run.event("summary", 20)["answered"] == 1
