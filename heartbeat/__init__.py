@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from heartbeat.factory import HeartbeatClientFactory, HeartbeatServerFactory
     from heartbeat.mixin import HeartbeatClientMixin, HeartbeatServerMixin
     from heartbeat.protocol import HeartbeatClientProtocol, HeartbeatServerProtocol
+    from heartbeat.service import HeartbeatService
 
 __all__ = [
     "HeartbeatClient",
@@ -38,6 +39,7 @@ __all__ = [
     "HeartbeatServerFactory",
     "HeartbeatServerMixin",
     "HeartbeatServerProtocol",
+    "HeartbeatService",
     "LinkStatus",
     "PeerError",
     "Presence",
@@ -60,6 +62,7 @@ _HOMES = {
     "HeartbeatServerFactory": "heartbeat.factory",
     "HeartbeatServerMixin": "heartbeat.mixin",
     "HeartbeatServerProtocol": "heartbeat.protocol",
+    "HeartbeatService": "heartbeat.service",
     "LinkStatus": "heartbeat.core.link",
     "PeerError": "heartbeat.core.errors",
     "Presence": "heartbeat.core.presence",

@@ -46,7 +46,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("url", metavar="URL", help="ws://HOST:PORT/PATH or wss://…")
-    add("--interval", type=float, default=6.0, metavar="S", help="seconds from an answer to the next ping (6); a wish")
+    add(
+        "--interval",
+        type=float,
+        metavar="S",
+        help="seconds from an answer to the next ping: a wish (the server's, or 6)",
+    )
     add("--count", type=int, metavar="N", help="stop after so many beats (default: never)")
     add("--attempts", type=int, default=3, metavar="N", help="attempts to reconnect before giving up (3)")
     add("--beats", choices=BEATS, help="who is to send the pings: a wish to the server (client)")
@@ -131,7 +136,7 @@ class _Script:
         if status.event == "unreachable":
             self._unreachable = True
             self._stop()
-        elif status.event in ("suspect", "dead", "closed"):
+        elif status.event in ("dead", "closed"):
             self._stop_if_done()
 
     def _pong_received(self, rtt: float | None, clients: int | None) -> None:
@@ -250,6 +255,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     from twisted.internet import reactor  # noqa: PLC0415  # only now are the arguments known to be right
 
+    from heartbeat.ticker import make_monotonic  # noqa: PLC0415  # as above
+
+    make_monotonic(reactor)
     return _Script(arguments, client, reactor, sys.stdout).run()
 
 

@@ -149,9 +149,9 @@ class HeartbeatClient(Service):
 
     @property
     def pings_in_flight(self) -> int:
-        """1 while the answer to a ping is awaited that may yet come, else 0."""
+        """1 while the answer to the latest ping or probe may yet come, else 0."""
         link = self._link()
-        return int(link is not None and link.monitor.state is State.WAITING)
+        return int(link is not None and link.monitor.state in (State.WAITING, State.SUSPECT))
 
     def register(self, kind: str, handler: Callable[[HeartbeatClient, dict[str, Any]], object]) -> None:
         """Have `handler(client, message)` called for messages of type `kind`."""
@@ -294,7 +294,8 @@ class HeartbeatClient(Service):
             )
             return
         if connection._heartbeat is None or connection._heartbeat.link is None:
-            why = connection.wasNotCleanReason or _reason(failure)
+            secure = failure.check(SSL.Error, VerificationError) is not None
+            why = _reason(failure) if secure else connection.wasNotCleanReason or _reason(failure)
             self._ended(f"could not open: {why}", final=_is_refused_certificate(failure))
             return
         words = connection.remoteCloseReason

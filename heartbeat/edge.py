@@ -10,6 +10,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
+from autobahn.util import encode_truncate
 from autobahn.websocket.protocol import WebSocketProtocol
 from twisted.logger import Logger
 
@@ -41,8 +42,8 @@ __all__ = ["Edge"]
 class Edge:
     """The heartbeat of one connection at its transport.
 
-    `exact`: with a timer of its own instead of a place in the wheel. `dead`: convicted; whatever
-    still arrives is not even looked at. `over`: the connection is gone.
+    `exact`: with a timer of its own instead of a place in the wheel. `dead`: convicted, or failed by
+    a bug; whatever still arrives is not even looked at. `over`: the connection is gone.
     """
 
     __slots__ = ("_alarm", "_at_limit", "_limit", "dead", "link", "over", "protocol", "shared", "slot")
@@ -92,7 +93,7 @@ class Edge:
         if self.link is not None:
             effects = self.link.heard(self.now())
             if effects:
-                self.carry(effects)
+                self.guarded(self.carry, effects)
 
     def receive(self, payload: bytes, binary: bool) -> bool:
         """A message arrived; False when it is the host's."""
@@ -135,6 +136,9 @@ class Edge:
             step(*arguments)
         except Exception:  # noqa: BLE001  # a host's hook may raise anything, and the tick must go on
             self._log.failure("closing {peer} after an unexpected error", peer=self.protocol.peer)
+            # RFC 6455, section 7.1.7: "MUST NOT continue to attempt to process data (including a responding
+            # Close frame)". Autobahn's parser has stopped in the middle of a frame, too.
+            self.dead = True
             self.close(CloseCode.INTERNAL_ERROR, "internal error")
 
     def close(self, code: int, reason: str) -> None:
@@ -142,7 +146,7 @@ class Edge:
         protocol = self.protocol
         if protocol.state == WebSocketProtocol.STATE_OPEN:
             # sendClose refuses most of the 1xxx codes that a server may well send.
-            protocol.sendCloseFrame(int(code), reason.encode()[:123])
+            protocol.sendCloseFrame(int(code), encode_truncate(reason, 123))
         elif protocol.state != WebSocketProtocol.STATE_CLOSED:
             protocol.dropConnection(abort=True)
         else:

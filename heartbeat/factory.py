@@ -96,6 +96,7 @@ class HeartbeatServerFactory(_Registered, WebSocketServerFactory):  # type: igno
     def startFactory(self) -> None:
         """Twisted's: the first port listens."""
         super().startFactory()
+        self.heartbeat.start()
         if self.site is not None:
             self.site.doStart()
 
@@ -116,6 +117,9 @@ class HeartbeatClientFactory(_Registered, WebSocketClientFactory):  # type: igno
 
     def __init__(self, url: str, settings: Settings | None = None, *, reactor: Any = None, **autobahn: Any) -> None:
         """Raises ValueError when the URL is none of a WebSocket's."""
+        if not url:
+            # To Autobahn that means localhost.
+            raise ValueError("a WebSocket's URL is needed, such as ws://127.0.0.1:9000/ws")
         autobahn.setdefault("useragent", f"txheartbeat/{__version__}")
         super().__init__(url, reactor=reactor, **autobahn)
         if ":" in self.host:

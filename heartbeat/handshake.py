@@ -15,6 +15,7 @@ __all__ = ["HEAD_LIMIT", "http_refusal", "origin_refusal", "path_of", "wants_web
 HEAD_LIMIT = 16_384
 
 _UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:[^\r\n]*websocket", re.IGNORECASE)
+_SERVER = re.compile(rb"\Ahttps?://[^/]*", re.IGNORECASE)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -26,7 +27,10 @@ def wants_websocket(head: bytes) -> bool:
 def path_of(head: bytes) -> str:
     """The path of a request, without its query; empty where there is no request line."""
     words = head.split(b"\r\n", 1)[0].split(b" ")
-    return words[1].split(b"?", 1)[0].decode("latin-1") if len(words) == 3 else ""
+    if len(words) != 3:
+        return ""
+    # RFC 6455, section 4.2.1: "or an absolute HTTP/HTTPS URI containing the /resource name/".
+    return _SERVER.sub(b"", words[1].split(b"?", 1)[0]).decode("latin-1") or "/"
 
 
 def origin_refusal(origin: str, host: str, allowed: tuple[str, ...]) -> str | None:

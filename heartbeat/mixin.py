@@ -1,7 +1,7 @@
 """A heartbeat for Autobahn protocols that an application already has.
 
 The mixins intercept where Autobahn calls itself (`_onOpen`, `_onMessage`, `_onPong`, `_onClose`,
-`dataReceived`), so that a host's `onOpen`, `onMessage` and `onClose` need no `super()`. They have no
+`dataReceived`, `consumeData`), so that a host's `onOpen`, `onMessage` and `onClose` need no `super()`. They have no
 `__init__` and keep one private attribute. They never answer what is not theirs.
 """
 
@@ -103,15 +103,19 @@ class Heartbeat:
     def dataReceived(self, data: bytes) -> None:
         """Twisted's: every byte is a sign of life, but none is looked at after a conviction."""
         edge = self._heartbeat
-        if edge is None:
-            super().dataReceived(data)  # type: ignore[misc]  # Autobahn's
-            return
-        if not edge.dead:
-            edge.guarded(self._heartbeat_data, data)
-
-    def _heartbeat_data(self, data: bytes) -> None:
-        self._heartbeat.heard()  # type: ignore[union-attr]  # its only caller has looked
+        if edge is not None:
+            if edge.dead:
+                return
+            edge.heard()
         super().dataReceived(data)  # type: ignore[misc]  # Autobahn's
+
+    def consumeData(self) -> None:
+        """Autobahn's: there are bytes to parse, which may call any hook; also at the end of the handshake."""
+        edge = self._heartbeat
+        if edge is None:
+            super().consumeData()  # type: ignore[misc]  # Autobahn's
+        elif not edge.dead:
+            edge.guarded(super().consumeData)  # type: ignore[misc]  # Autobahn's
 
     def _onOpen(self) -> None:
         edge = self._heartbeat or self._heartbeat_edge()
@@ -130,16 +134,19 @@ class Heartbeat:
         super()._onPong(payload)  # type: ignore[misc]  # Autobahn's
 
     def _onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        edge, link = self._heartbeat, None
-        if edge is not None:
-            link = edge.link
-            theirs = self.remoteCloseCode  # type: ignore[attr-defined]  # Autobahn's
-            edge.guarded(edge.gone, theirs)
-            if link is not None:
-                detail = f"closed ({code}): {reason}" if reason else f"closed ({code})"
-                status = link.status("closed", edge.now(), detail, code=theirs)
-                edge.guarded(self.linkChanged, status)
-        super()._onClose(wasClean, code, reason)  # type: ignore[misc]  # Autobahn's
+        edge = self._heartbeat
+        if edge is None:
+            super()._onClose(wasClean, code, reason)  # type: ignore[misc]  # Autobahn's
+            return
+        theirs = self.remoteCloseCode  # type: ignore[attr-defined]  # Autobahn's
+        # The reply to a close of our own is no goodbye of the peer's: Autobahn's clients answer any with 1000.
+        edge.guarded(edge.gone, None if self.closedByMe else theirs)  # type: ignore[attr-defined]  # Autobahn's
+        if edge.link is not None:
+            detail = f"closed ({code}): {reason}" if reason else f"closed ({code})"
+            status = edge.link.status("closed", edge.now(), detail, code=theirs)
+            edge.guarded(self.linkChanged, status)
+        # What the host gets wrong here must not keep Autobahn from counting the connection off.
+        edge.guarded(super()._onClose, wasClean, code, reason)  # type: ignore[misc]  # Autobahn's
 
     # The ends differ in these.
 
@@ -182,7 +189,7 @@ class Heartbeat:
         """The server announced that it is going; the reconnecting client overrides this."""
 
 
-_PUBLIC = frozenset(name for name in Heartbeat.__dict__ if not name.startswith("_") and name != "dataReceived")
+_PUBLIC = frozenset(name for name in Heartbeat.__dict__ if not name.startswith("_")) - {"dataReceived", "consumeData"}
 
 
 def _is_autobahn(base: type) -> bool:
@@ -225,7 +232,7 @@ class HeartbeatServerMixin(Heartbeat):
             spread=shared.spread(),
             guest=self._heartbeat_guest,
         )
-        edge.start(link)
+        edge.start(link, link.open(edge.now()))
 
     def _heartbeat_honours_claims(self, settings: Settings) -> bool:
         if settings.trust_client_ids:

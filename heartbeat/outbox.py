@@ -42,8 +42,8 @@ def unacknowledged(transport: Any) -> int | None:
 
     try:
         answer = fcntl.ioctl(handle.fileno(), _SIOCOUTQ, b"\0\0\0\0")
-    except OSError:
-        # The socket is closing under us.
+    except (OSError, ValueError):
+        # The socket is closing under us, or has closed and has no number any more.
         return None
     return int(struct.unpack("i", answer)[0])
 

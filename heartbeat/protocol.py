@@ -9,9 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketClientProtocol, WebSocketServerProtocol
-from twisted.internet.protocol import connectionDone
 from twisted.protocols.policies import ProtocolWrapper
-from twisted.python.failure import Failure
 
 from heartbeat.core.errors import CloseCode
 from heartbeat.edge import Edge
@@ -35,7 +33,9 @@ class _OwnTimers(Heartbeat):
     def connectionMade(self) -> None:
         """Twisted's: the transport is connected, and the opening handshake is to end in time."""
         edge = self._heartbeat_edge()
-        edge.limit(edge.shared.settings.handshake_timeout, self.onOpenHandshakeTimeout)  # type: ignore[attr-defined]  # Autobahn's
+        settings = edge.shared.settings
+        patience = settings.handshake_timeout if self.is_server else settings.open_timeout  # type: ignore[attr-defined]  # Autobahn's
+        edge.limit(patience, self.onOpenHandshakeTimeout)  # type: ignore[attr-defined]  # Autobahn's
         super().connectionMade()  # type: ignore[misc]  # Autobahn's
 
     def sendCloseFrame(self, *arguments: Any, **keywords: Any) -> None:
@@ -53,17 +53,6 @@ class _OwnTimers(Heartbeat):
         if edge is not None:
             edge.limit(edge.shared.settings.close_timeout, edge.drop)
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Twisted's: the connection is gone."""
-        super().connectionLost(reason)  # type: ignore[misc]  # Autobahn's
-        self._heartbeat_over()
-
-    def _heartbeat_over(self) -> None:
-        """Whatever Autobahn made of the end, our timers end with the transport."""
-        edge = self._heartbeat
-        if edge is not None and not edge.over:
-            edge.gone(None)
-
 
 class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn's are Any
     """A server's connection. Override `messageReceived` and `linkChanged`, or register types with the factory."""
@@ -73,9 +62,10 @@ class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, WebSocketServerP
     def processHandshake(self) -> None:
         """Autobahn's: bytes of the opening handshake have arrived."""
         end = self.data.find(b"\r\n\r\n")
+        if (end if end >= 0 else len(self.data)) > HEAD_LIMIT:
+            self.failHandshake(f"a request head is at most {HEAD_LIMIT} bytes", 431)
+            return
         if end < 0:
-            if len(self.data) > HEAD_LIMIT:
-                self.failHandshake(f"a request head is at most {HEAD_LIMIT} bytes", 431)
             return
         head, factory = self.data[: end + 2], self.factory
         if not wants_websocket(head):
@@ -103,7 +93,7 @@ class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, WebSocketServerP
         """
         data, self.data = self.data, b""
         transport = self.transport
-        self._heartbeat_over()
+        self._heartbeat.gone(None)  # type: ignore[union-attr]  # made when the transport connected
         self._heartbeat = None
         self.state = self.STATE_CLOSED
         self.factory.countConnections -= 1
@@ -145,7 +135,7 @@ class HeartbeatClientProtocol(_OwnTimers, HeartbeatClientMixin, WebSocketClientP
     def failHandshake(self, reason: str) -> None:
         """Autobahn's: the server's answer is no handshake."""
         words = getattr(self, "http_status_line", "").split()
-        if len(words) > 1 and words[1].isdigit() and words[1] != "101":
+        if len(words) > 1 and words[1].isdigit() and len(words[1]) == 3 and words[1] != "101":
             self.refused_with = int(words[1])
             after = self.http_headers.get("retry-after", "").strip()
             self.retry_after = float(after) if after.isdigit() else None

@@ -42,7 +42,7 @@ class HeartbeatService(MultiService):
 
     def __init__(
         self,
-        listen: Iterable[str] = (DEFAULT_LISTEN,),
+        listen: str | Iterable[str] = DEFAULT_LISTEN,
         settings: Settings | None = None,
         *,
         factory: HeartbeatServerFactory | None = None,
@@ -56,7 +56,7 @@ class HeartbeatService(MultiService):
             self.settings, site=make_site(reactor), paths=PATHS, reactor=reactor
         )
         self.ports: list[Any] = []
-        for description in listen:
+        for description in (listen,) if isinstance(listen, str) else listen:
             self._add_listener(description, reactor)
 
     def _add_listener(self, description: str, reactor: Any) -> None:
@@ -82,7 +82,9 @@ class HeartbeatService(MultiService):
         )
         self._log.info(
             "a dead peer is found within {pinging:.1f} s by the end that pings, within {watching:.1f} s by the end"
-            " that watches; up to {patience:g} s later where data was queued before the ping",
+            " that watches; up to {patience:g} s later where data was queued before the ping; where a client asked"
+            " for slower beats (up to {slowest:g} s), by the difference later",
+            slowest=self.settings.interval_max,
             pinging=timing.pinging_bound,
             watching=timing.watching_bound,
             patience=timing.patience,
@@ -133,7 +135,8 @@ def _kind(description: str) -> str:
 def _where(address: Any, *, secure: bool) -> str:
     """Where a port listens, as somebody would type it."""
     if isinstance(address, UNIXAddress):
-        return f"the UNIX socket {address.name!r}"
+        name = address.name.decode(errors="replace") if isinstance(address.name, bytes) else address.name
+        return f"the UNIX socket {name}"
     if not isinstance(address, IPv4Address | IPv6Address):
         return str(address)
     everywhere = address.host in ("0.0.0.0", "::")  # noqa: S104  # compared with, not bound to

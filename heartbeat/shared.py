@@ -33,9 +33,11 @@ def is_local(address: object) -> bool:
     if not isinstance(address, IPv4Address | IPv6Address):
         return False
     try:
-        return ipaddress.ip_address(address.host.partition("%")[0]).is_loopback
+        ip = ipaddress.ip_address(address.host.partition("%")[0])
     except ValueError:
         return False
+    # On a listener for both families an IPv4 peer looks like `::ffff:127.0.0.1`.
+    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
 
 
 class Shared:
@@ -73,6 +75,7 @@ class ServerShared(Shared):
         # The settings have filled in what was left open.
         self.presence = Presence(settings.grace or 0.0, settings.grace_away or 0.0)
         self._awaiting = False
+        self._stopped = False
 
     @classmethod
     def made_for(cls, factory: Any, settings: Settings) -> Self:
@@ -101,12 +104,21 @@ class ServerShared(Shared):
 
     def closed(self) -> None:
         """A connection closed: while anybody's absence is yet to be announced, the tick goes on."""
-        if not self._awaiting and self.presence.count(Standing.DETACHED):
+        if not self._awaiting and not self._stopped and self.presence.count(Standing.DETACHED):
             self._awaiting = True
             self.ticker.enter()
 
+    def start(self) -> None:
+        """The server starts, perhaps not for the first time."""
+        self._stopped = False
+
     def stop(self) -> None:
-        """The server stops: nobody waits for absent clients any more."""
+        """The server stops: nobody waits for absent clients any more, nor for those yet to close."""
+        self._stopped = True
+        self._rest()
+
+    def _rest(self) -> None:
+        """Nobody's absence is yet to be announced."""
         if self._awaiting:
             self._awaiting = False
             self.ticker.leave()
@@ -124,7 +136,7 @@ class ServerShared(Shared):
         for client_id in self.presence.expire(now):
             self.left(client_id)
         if not self.presence.count(Standing.DETACHED):
-            self.stop()
+            self._rest()
 
 
 class ClientShared(Shared):

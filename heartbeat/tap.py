@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -12,6 +11,7 @@ from twisted.python import usage
 from heartbeat.core.errors import SettingError
 from heartbeat.core.settings import BEATS, Settings
 from heartbeat.service import DEFAULT_LISTEN, HeartbeatService
+from heartbeat.ticker import make_monotonic
 
 __all__ = ["Options", "makeService"]
 
@@ -123,11 +123,5 @@ def makeService(options: Options) -> HeartbeatService:
     """The service of these options. Called by twistd, before it forks and changes its directory."""
     from twisted.internet import reactor  # noqa: PLC0415  # twistd has installed it by now
 
-    _make_monotonic(reactor)
+    make_monotonic(reactor)
     return _Launched(options["listen"] or [DEFAULT_LISTEN], options.settings, reactor=reactor)
-
-
-def _make_monotonic(reactor: Any) -> None:
-    """Have the reactor time its timers by a clock that nobody sets, as long as it has none yet."""
-    if not reactor.getDelayedCalls():
-        reactor.seconds = time.monotonic

@@ -9,8 +9,13 @@
     world.advance(16)
     assert client.status.event == "reconnecting"
 
+    client.stopService()
+    world.close()
+    assert world.delayed_calls == []
+
 Each machine runs as Twisted does: timers first, then what has arrived. A machine that is stalled
-does neither until its stall is over, and then does both, in that order.
+does neither until its stall is over, and then does both, in that order; while one sleeps its clock
+stands still besides, as that of a suspended laptop does.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from math import inf
 from typing import Any
 
 from twisted.internet.address import IPv4Address
+from twisted.internet.base import DelayedCall
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IStreamClientEndpoint, ITransport
@@ -37,7 +43,12 @@ class Machine(Clock):
     def __init__(self) -> None:
         super().__init__()
         self.stalled_until = 0.0
+        self._slept = 0.0
         self._inbox: list[tuple[float, Callable[[], None]]] = []
+
+    def slept(self) -> float:
+        """Seconds that this machine has slept so far: its clock is behind the true time by as much."""
+        return self._slept
 
     def deliver(self, at: float, step: Callable[[], None]) -> None:
         """Have `step` happen at `at`, as bytes arrive at a socket: after the timers."""
@@ -48,14 +59,17 @@ class Machine(Clock):
         """When this machine has something to do."""
         timers = min((call.getTime() for call in self.calls), default=inf)
         inbox = min((at for at, _ in self._inbox), default=inf)
-        return max(min(timers, inbox), self.stalled_until)
+        return max(min(timers + self._slept, inbox), self.stalled_until)
 
     def turn(self, now: float) -> None:
         """One turn of the reactor: the timers that are due, without those that they set, then what has arrived."""
-        self.rightNow = now
-        for call in sorted((c for c in self.calls if c.getTime() <= now), key=lambda c: c.getTime()):
+        due = [call for call in self.calls if call.getTime() + self._slept <= now]
+        # The sum above and this difference may round apart: a timer that finds itself early would set itself again
+        # for the same moment, and again.
+        self.rightNow = max(now - self._slept, *(call.getTime() for call in due), self.rightNow)
+        for call in sorted(due, key=lambda call: call.getTime()):
             # An earlier one of this turn may have cancelled it, or put it off.
-            if call in self.calls and call.getTime() <= now:
+            if call in self.calls and call.getTime() + self._slept <= now:
                 self.calls.remove(call)
                 call.called = 1
                 call.func(*call.args, **call.kw)
@@ -71,15 +85,14 @@ class MemoryTransport:
 
     disconnecting = False
 
-    def __init__(self, world: World, machine: Machine, protocol: Any, *, host: str, peer: str) -> None:
+    def __init__(self, world: World, machine: Machine, protocol: Any, *, host: IPv4Address, peer: IPv4Address) -> None:
         self._world = world
         self._machine = machine
         self.protocol = protocol
-        self._addresses = IPv4Address("TCP", host, 9000), IPv4Address("TCP", peer, 9000)
+        self._addresses = host, peer
         self.other: MemoryTransport
         self.connected = True
         self.is_cut = False
-        self.paused = False
         self.written = b""
 
     def write(self, data: bytes) -> None:
@@ -152,13 +165,16 @@ class _Endpoint:
 class World:
     """A server machine, a client machine, and the network. `latency` is one way, in seconds.
 
-    `refuses`: nobody listens, connections are refused at once. `now` is the true time.
+    `client_host` is the address that the server sees clients come from. `refuses`: nobody listens,
+    connections are refused at once. `now` is the true time. `connections` are the transports of
+    each connection that was made, the server's and the client's.
     """
 
-    def __init__(self, latency: float = 0.01) -> None:
+    def __init__(self, latency: float = 0.01, client_host: str = "127.0.0.1") -> None:
         self.server = Machine()
         self.client = Machine()
         self.latency = latency
+        self.client_host = client_host
         self.now = 0.0
         self.refuses = False
         self.connections: list[tuple[MemoryTransport, MemoryTransport]] = []
@@ -190,12 +206,35 @@ class World:
         self.now = end
         for machine in machines:
             if machine.stalled_until <= end:
-                machine.rightNow = end
+                machine.rightNow = end - machine._slept
 
     def stall(self, seconds: float, machine: Machine | None = None) -> None:
         """Have a machine (the server) stand still: neither timers nor sockets, until it goes on."""
         machine = machine or self.server
         machine.stalled_until = max(machine.stalled_until, self.now + seconds)
+
+    def sleep(self, seconds: float, machine: Machine | None = None) -> None:
+        """Have a machine (the client) sleep: it stands still, and so does its clock."""
+        machine = machine or self.client
+        self.stall(seconds, machine)
+        machine._slept += seconds
+
+    @property
+    def delayed_calls(self) -> list[DelayedCall]:
+        """The timers that are set, on either machine."""
+        return [*self.server.calls, *self.client.calls]
+
+    def close(self) -> None:
+        """End it: nobody listens any more, every connection breaks, and both ends have the time to see it."""
+        if self._factory is not None:
+            self._factory.doStop()
+            self._factory = None
+        self.heal()
+        for ends in self.connections:
+            for end in ends:
+                end.abortConnection()
+        still = max(machine.stalled_until for machine in (self.server, self.client)) - self.now
+        self.advance(max(0.0, still) + 2 * self.latency + 1.0)
 
     def cut(self) -> None:
         """Cut the network: nothing arrives any more, nothing is said about it, new connections hang."""
@@ -219,27 +258,28 @@ class World:
         self.connections = []
 
     def _connect(self, factory: Any) -> Deferred[Any]:
-        deferred: Deferred[Any] = Deferred(lambda d: self._hanging.remove((factory, d)))
-        self._hanging.append((factory, deferred))
-        if not self._is_cut:
-            self._hanging.pop()
-            self.client.deliver(self.now + 2 * self.latency, lambda: self._complete(factory, deferred))
+        # Cancelled, it fails; what was under way finds that out in `_complete`.
+        deferred: Deferred[Any] = Deferred()
+        self.client.deliver(self.now + 2 * self.latency, lambda: self._complete(factory, deferred))
         return deferred
 
     def _complete(self, factory: Any, deferred: Deferred[Any]) -> None:
         if deferred.called:
             return
+        if self._is_cut:
+            self._hanging.append((factory, deferred))
+            return
         if self.refuses or self._factory is None:
             deferred.errback(ConnectError(string="refused"))
             return
-        peer = IPv4Address("TCP", "127.0.0.1", 9000)
-        server, client = self._factory.buildProtocol(peer), factory.buildProtocol(peer)
+        here, there = IPv4Address("TCP", "127.0.0.1", 9000), IPv4Address("TCP", self.client_host, 50_000)
+        server, client = self._factory.buildProtocol(there), factory.buildProtocol(here)
         if server is None:
             deferred.errback(ConnectionLost())
             return
         ends = (
-            MemoryTransport(self, self.server, server, host="127.0.0.1", peer="127.0.0.1"),
-            MemoryTransport(self, self.client, client, host="127.0.0.1", peer="127.0.0.1"),
+            MemoryTransport(self, self.server, server, host=here, peer=there),
+            MemoryTransport(self, self.client, client, host=there, peer=here),
         )
         ends[0].other, ends[1].other = ends[1], ends[0]
         self.connections.append(ends)

@@ -20,7 +20,7 @@ from heartbeat import watchdog
 from heartbeat.core.running import RunningTime
 from heartbeat.core.wheel import Wheel
 
-__all__ = ["Alarm", "Ticker", "Timed", "raw_clock"]
+__all__ = ["Alarm", "Ticker", "Timed", "make_monotonic", "raw_clock"]
 
 _log = Logger()
 
@@ -46,6 +46,27 @@ def raw_clock(reactor: Any) -> Callable[[], float]:
     return clock
 
 
+def make_monotonic(reactor: Any) -> None:
+    """Have the reactor time its timers by a clock that nobody sets, as long as it has no timer yet.
+
+    Only where the process is ours: an application's own code may expect wall time of its reactor.
+    """
+    if not reactor.getDelayedCalls():
+        reactor.seconds = time.monotonic
+
+
+def sleep_clock(reactor: Any) -> Callable[[], float]:
+    """Seconds slept so far: this machine's for the global reactor, for another what its `slept` says, if it has one."""
+    if reactor is sys.modules.get("twisted.internet.reactor"):
+        return slept
+    clock: Callable[[], float] = getattr(reactor, "slept", _sleepless)
+    return clock
+
+
+def _sleepless() -> float:
+    return 0.0
+
+
 def slept() -> float:
     """Seconds this machine has slept since it started, as far as the platform tells; only differences mean anything."""
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
@@ -69,7 +90,6 @@ class Ticker:
         *,
         on_tick: Callable[[float], None] | None = None,
         on_wake: Callable[[float], None] | None = None,
-        slept: Callable[[], float] = slept,
     ) -> None:
         self.reactor: Any = reactor
         self._raw = raw_clock(reactor)
@@ -80,8 +100,8 @@ class Ticker:
         self._tick = tick
         self._on_tick = on_tick
         self._on_wake = on_wake
-        self._slept = slept
-        self._slept_before = slept()
+        self._slept = sleep_clock(reactor)
+        self._slept_before = self._slept()
         self._users = 0
         self._loop = LoopingCall(self._ticked)
         self._loop.clock = reactor
@@ -106,7 +126,8 @@ class Ticker:
             self.running.resume(raw)
             self.ticked_at = raw
             self._slept_before = self._slept()
-            self._start()
+            if not self._loop.running:
+                self._start()
             if self.watched:
                 watchdog.watch(self)
 
@@ -114,8 +135,10 @@ class Ticker:
         """One connection less needs it."""
         self._users -= 1
         if self._users == 0:
-            self._loop.stop()
             watchdog.unwatch(self)
+            if self._loop.call is not None:
+                self._loop.stop()
+            # Else this is the tick itself: it sees to that at its end, for it may be needed again before.
 
     def turn(self, then: Callable[[], None]) -> None:
         """Call `then` after one turn of the reactor, so that what has arrived is read before."""
@@ -128,7 +151,8 @@ class Ticker:
         if self._users == 0:
             return
         _log.warn("the system clock stepped back: {count} timer(s) set anew", count=1 + len(self.alarms))
-        self._loop.stop()
+        if self._loop.running:
+            self._loop.stop()
         self._start()
         if self._turn is not None:
             self._turn.cancel()
@@ -150,6 +174,8 @@ class Ticker:
             entry.due(now)  # type: ignore[attr-defined]  # whoever sits in this wheel is Timed
         if self._on_tick is not None:
             self._on_tick(now)
+        if self._users == 0:
+            self._loop.stop()
 
     def _look_for_sleep(self, now: float) -> None:
         before, self._slept_before = self._slept_before, self._slept()

@@ -9,23 +9,32 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from heartbeat.ticker import Ticker
+__all__ = ["Watched", "unwatch", "watch"]
 
-__all__ = ["unwatch", "watch"]
+
+class Watched(Protocol):
+    """What can be watched: it says when it ticked last, in raw monotonic seconds, and can be set going again."""
+
+    reactor: Any
+    ticked_at: float
+
+    def poke(self) -> None:
+        """Called in the reactor's thread when the tick fails to come."""
+        ...
+
 
 #: A tick that is late by this many seconds is looked into.
 PATIENCE = 2.0
 
 _lock = threading.Lock()
-_watched: set[Ticker] = set()
+_watched: set[Watched] = set()
 _changed = threading.Event()
 _thread: threading.Thread | None = None
 
 
-def watch(ticker: Ticker) -> None:
+def watch(ticker: Watched) -> None:
     """Begin to watch a ticker that has just started."""
     global _thread  # noqa: PLW0603  # one thread a process is the point
     with _lock:
@@ -36,7 +45,7 @@ def watch(ticker: Ticker) -> None:
             _thread.start()
 
 
-def unwatch(ticker: Ticker) -> None:
+def unwatch(ticker: Watched) -> None:
     """Stop watching a ticker that has stopped."""
     with _lock:
         _watched.discard(ticker)
@@ -51,7 +60,7 @@ def late(ticked_at: float, now: float) -> bool:
 
 def _run() -> None:
     global _thread  # noqa: PLW0603  # as above
-    poked: dict[Ticker, float] = {}
+    poked: dict[Watched, float] = {}
     while True:
         # An Event, not a sleep: it waits on the monotonic clock, and ends with the last ticker.
         _changed.wait(PATIENCE / 2)

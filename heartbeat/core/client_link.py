@@ -59,7 +59,6 @@ class ClientLink(Link):
     def open(self, now: float) -> Effects:
         """The WebSocket is open: say who we are and what we wish, and ping at once, whatever `beats` will be."""
         effects = self._carry(self.monitor.open(now, self._running.stalls), now)
-        self.monitor.hold(inf, now)
         if self.settings.frames:
             return effects
         return (encode(self._wish()), *effects)
@@ -78,13 +77,10 @@ class ClientLink(Link):
 
     def _wish(self) -> dict[str, Any]:
         settings = self.settings
-        wish: dict[str, Any] = {
-            "type": "onopen",
-            "v": VERSION,
-            "beats": settings.beats or "client",
-            "interval_ms": milliseconds(settings.interval),
-            "session": None,
-        }
+        wish: dict[str, Any] = {"type": "onopen", "v": VERSION, "beats": settings.beats or "client"}
+        if settings.interval is not None:
+            wish["interval_ms"] = milliseconds(settings.interval)
+        wish["session"] = None
         if settings.client_id is not None:
             wish["client_id"] = settings.client_id
         if settings.token is not None:

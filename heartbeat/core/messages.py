@@ -7,8 +7,8 @@ Reserved types: `onopen`, `ping`, `ack`, `error`, `drain`.
 `{"type": "onopen", "status": "ok", "client_id": …, "interval_ms": …, "clients": n}`.
 `{"type": "ping", …}`, sent every few seconds, is answered to that client only: the answer is the
 text received, its values not re-encoded, with `,"status":"pong","clients":n` before the last brace.
-Those members, and `ack`, are the answerer's: a ping that already holds one of them, or holds any
-member twice, is rebuilt, ours in the place of theirs. So whatever a page puts into its ping (`id`,
+Those two members are the answerer's: a ping that already holds one of them, or holds any member
+twice, is rebuilt, ours in the place of theirs. So whatever a page puts into its ping (`id`,
 `t`, a 23-digit number) comes back as it was.
 
 **Level 1** begins with the answer to an `onopen` that holds `"v": 1`. The client wishes (`beats`,
@@ -92,7 +92,7 @@ def pong_frame(payload: bytes, message: dict[str, Any], members: bytes) -> bytes
     """
     # A colon stands in every member, so as many colons as names means: no name twice, nothing nested.
     plain = payload.count(b":") == len(message)
-    if "status" in message or "clients" in message or "ack" in message or not (plain or _distinct(payload, message)):
+    if "status" in message or "clients" in message or not (plain or _distinct(payload, message)):
         return _rebuilt(payload, members)
     return payload[: payload.rindex(b"}")] + b"," + members + b"}"
 
@@ -102,7 +102,7 @@ def _distinct(payload: bytes, message: dict[str, Any]) -> bool:
 
 
 def _rebuilt(payload: bytes, members: bytes) -> bytes:
-    kept = {name: text for name, text in _members(payload) if name not in ("status", "clients", "ack")}
+    kept = {name: text for name, text in _members(payload) if name not in ("status", "clients")}
     theirs = ",".join(f"{json.dumps(name)}:{text}" for name, text in kept.items())
     return b"{" + theirs.encode() + b"," + members + b"}"
 
@@ -155,4 +155,4 @@ def re_of(message: dict[str, Any]) -> str | int:
         return name
     if type(name) is not str or len(name) > 64:
         name = message["type"]
-    return name if len(name) <= 64 else name[:64]
+    return name[:64]

@@ -210,7 +210,7 @@ class Monitor:
             self._deadline = now + self.timeout
 
     def hold(self, seconds: float, now: float) -> None:
-        """Give the ping in flight so much time: the link is not open yet, and somebody else judges that."""
+        """Give the ping in flight so much time from now on: until now somebody else judged the link."""
         self._deadline = now + seconds
 
     def open(self, now: float, stalls: int) -> Effects:

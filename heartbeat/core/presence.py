@@ -148,16 +148,18 @@ class Presence:
         return left
 
     def _forget(self, client: _Client) -> bool:
-        if client.standing is not None:
-            self._counts[client.standing] -= 1
+        self._restand(client, None)
         del self._clients[client.name]
         return client.announced
 
     def _recount(self, client: _Client) -> None:
         best = min((c.standing for c in client.connections), default=Standing.DETACHED)
-        if best is client.standing:
-            return
+        if best is not client.standing:
+            self._restand(client, best)
+
+    def _restand(self, client: _Client, standing: Standing | None) -> None:
         if client.standing is not None:
             self._counts[client.standing] -= 1
-        self._counts[best] += 1
-        client.standing = best
+        if standing is not None:
+            self._counts[standing] += 1
+        client.standing = standing

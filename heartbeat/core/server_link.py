@@ -10,7 +10,7 @@ from math import inf
 from typing import Any, ClassVar
 
 from heartbeat.core.errors import CloseCode, PeerError
-from heartbeat.core.link import NOTHING, Effects, Joined, Left, Link, milliseconds, ping_id_of
+from heartbeat.core.link import NOTHING, Effects, Joined, Left, Link, Report, milliseconds, ping_id_of
 from heartbeat.core.messages import VERSION, encode, error_frame, pong_frame, re_of
 from heartbeat.core.monitor import Monitor, State, Traffic
 from heartbeat.core.presence import Presence, Standing
@@ -73,6 +73,10 @@ class ServerLink(Link):
     def standing(self) -> Standing:
         """How present this connection is."""
         return self._connection.standing
+
+    def open(self, now: float) -> Effects:
+        """The WebSocket is open; whether its end will say anything is not known yet."""
+        return (Report(self.status("open", now, f"open, {self.client_id} until it says otherwise")),)
 
     def check(self, now: float, traffic: Traffic) -> Effects:
         """`next_at` has come: judge."""

@@ -11,10 +11,13 @@ from typing import Any
 
 from heartbeat.core.errors import PeerError, SettingError
 
-__all__ = ["BEATS", "Settings", "Timing"]
+__all__ = ["BEATS", "DEFAULT_INTERVAL", "Settings", "Timing"]
 
 #: Who sends the JSON pings. `none`: nobody, both ends only watch.
 BEATS = ("client", "server", "both", "none")
+
+#: Seconds between beats, where nobody says otherwise.
+DEFAULT_INTERVAL = 6.0
 
 _SCHEDULES = ("answer", "fixed")
 
@@ -124,8 +127,8 @@ class Settings:
     Raises SettingError, one sentence with the name, the value and the bound.
     """
 
-    #: Seconds from the answer of one ping to the next ping.
-    interval: float = 6.0
+    #: Seconds from the answer of one ping to the next ping. None: 6, and a client wishes for nothing.
+    interval: float | None = None
     #: "answer": the next ping follows the answer; "fixed": pings at fixed multiples, skipped while one is out.
     schedule: str = "answer"
     #: Server: None grants the client's wish, a word of BEATS holds for all. Client: the wish, None is "client".
@@ -182,7 +185,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, (least, most, unit) in _BOUNDS.items():
-            _within(name, getattr(self, name), least, most, unit)
+            if name != "interval" or self.interval is not None:
+                _within(name, getattr(self, name), least, most, unit)
         _one_of("schedule", self.schedule, _SCHEDULES)
         if self.beats is not None:
             _one_of("beats", self.beats, BEATS)
@@ -223,7 +227,7 @@ class Settings:
 
     def timing(self, interval: float | None = None) -> Timing:
         """The timing these settings give, for a granted `interval` or their own."""
-        interval = self.interval if interval is None else interval
+        interval = interval or self.interval or DEFAULT_INTERVAL
         return Timing(
             interval=interval,
             timeout_min=self.timeout_min,
@@ -238,7 +242,7 @@ class Settings:
     def granted_interval(self, wish: float | None) -> float:
         """The interval that a client gets which wishes for `wish` seconds, or for nothing."""
         if wish is None:
-            return self.interval
+            return self.interval or DEFAULT_INTERVAL
         return min(self.interval_max, max(self.interval_min, wish))
 
 

@@ -11,6 +11,9 @@ from typing import Protocol
 
 __all__ = ["Entry", "Wheel"]
 
+# The slot of an entry that is about to be handed out.
+_READY = -1
+
 
 class Entry(Protocol):
     """What can sit in a wheel: anything with a slot number, None while it sits nowhere."""
@@ -66,15 +69,19 @@ class Wheel:
         else:
             slots = [slot for slot in range(self._turned, last + 1) if slot in self._slots]
         self._turned = max(self._turned, last)
+        # Collected first: who is armed meanwhile for a time that has passed waits for the next tick.
+        ready = []
         for slot in slots:
             bucket = self._slots[slot]
-            # A copy: what is armed meanwhile for a time that has passed waits for the next tick.
-            for entry in tuple(bucket):
-                if bucket[entry] > now:
-                    continue
+            for entry in [entry for entry, at in bucket.items() if at <= now]:
                 del bucket[entry]
                 if entry.slot == slot:
-                    entry.slot = None
-                    yield entry
+                    entry.slot = _READY
+                    ready.append(entry)
             if not bucket:
                 del self._slots[slot]
+        for entry in ready:
+            # Somebody before it may have disarmed it, or armed it anew.
+            if entry.slot == _READY:
+                entry.slot = None
+                yield entry

@@ -27,7 +27,7 @@ every few seconds; it answers
 
     {{"type": "ping", "status": "pong", "clients": 1}}
 
-or run: heartbeat-client ws://{host}/ws
+or run: heartbeat-client {scheme}://{host}/ws
 """
 
 
@@ -37,13 +37,28 @@ class _Page(Resource):
     isLeaf = False
 
     def getChild(self, path: bytes, request: Any) -> Resource:
+        if path == b"ws":
+            return _Upgrade()  # type: ignore[no-untyped-call]  # Twisted's
         return self if path == b"" else super().getChild(path, request)  # type: ignore[no-untyped-call]  # Twisted's
 
     def render_GET(self, request: Any) -> bytes:
         request.setHeader(b"content-type", b"text/plain; charset=utf-8")
         request.setHeader(b"x-content-type-options", b"nosniff")
         host = request.getHeader(b"host") or b"HOST:PORT"
-        return _PAGE.format(version=__version__, host=host.decode("latin-1")[:255]).encode()
+        scheme = "wss" if request.isSecure() else "ws"
+        return _PAGE.format(version=__version__, scheme=scheme, host=host.decode("latin-1")[:255]).encode()
+
+
+class _Upgrade(Resource):
+    """Where the WebSocket is: a request that does not ask for one is told to."""
+
+    isLeaf = True
+
+    def render_GET(self, request: Any) -> bytes:
+        request.setResponseCode(426)
+        request.setHeader(b"upgrade", b"websocket")
+        request.setHeader(b"content-type", b"text/plain; charset=utf-8")
+        return b"here speaks a WebSocket: ask for an upgrade to it\n"
 
 
 class _Site(Site):

@@ -1,0 +1,479 @@
+"""What both ends share: which frames are theirs, and what the monitor's judgements become.
+
+A server's link stands for an end that watches, a client's for one that pings.
+"""
+
+from dataclasses import FrozenInstanceError, replace
+from math import inf
+
+import pytest
+
+from heartbeat.core.client_link import ClientLink
+from heartbeat.core.link import (
+    GUEST_LIMIT,
+    NOTHING,
+    Abort,
+    Answered,
+    Deliver,
+    Link,
+    LinkStatus,
+    NotOurs,
+    PingFrame,
+    Refused,
+    Report,
+    Turn,
+    milliseconds,
+    ping_id_of,
+)
+from heartbeat.core.monitor import QUIET, Monitor, State, Traffic
+from heartbeat.core.presence import Presence
+from heartbeat.core.running import RunningTime
+from heartbeat.core.server_link import ServerLink
+from heartbeat.core.settings import Settings
+
+ACKNOWLEDGED, WAITING, SUSPECT, DEAD = State.ACKNOWLEDGED, State.WAITING, State.SUSPECT, State.DEAD
+
+LEVEL_1 = b'{"type":"onopen","v":1}'
+OPENED = b'{"type":"onopen","status":"ok","v":1,"client_id":"alice"}'
+
+
+def server(*, guest=False, **settings):
+    """A server's end, opened at 0: it watches."""
+    return ServerLink(
+        Settings(**settings),
+        RunningTime(0.2, 0.0),
+        0.0,
+        presence=Presence(40.0, 75.0),
+        client_id="c-1",
+        guest=guest,
+    )
+
+
+def client(running=None, **settings):
+    """A client's end, opened at 0, answered at 1: it pings, and ping 1 was answered too."""
+    link = ClientLink(Settings(**settings), running or RunningTime(0.2, 0.0), 0.0)
+    link.open(0.0)
+    link.heard(1.0)
+    link.receive(OPENED, False, 1.0)
+    assert link.receive(b'{"type":"ping","id":1,"status":"pong"}', False, 1.0) == (Answered(1.0, None),)
+    return link
+
+
+def suspecting():
+    """A client whose ping 2 went out at 7, was missed at 10, and whose probe 3 went out then."""
+    link = client()
+    link.check(7.0, QUIET)
+    link.check(10.0, QUIET)
+    link.confirm(10.0, QUIET)
+    return link
+
+
+def looks(link):
+    """The heartbeat's state, when the link wants to be looked at, and its level."""
+    return (link.monitor.state, link.next_at, link.level)
+
+
+# Which frames are whose
+
+
+def test_a_message_of_an_unreserved_type_is_the_applications():
+    assert server().receive(b'{"type":"onchat","to":"bob"}', False, 1.0) == (Deliver({"type": "onchat", "to": "bob"}),)
+
+
+@pytest.mark.parametrize("kind", ["ack", "drain", "error"])
+def test_what_is_never_answered_is_never_answered(kind):
+    link = server()
+
+    assert link.receive(b'{"type":"%b"}' % kind.encode(), False, 1.0) == NOTHING
+
+    assert looks(link) == (ACKNOWLEDGED, 12.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("payload", "binary", "answer"),
+    [
+        (b"hello", False, b'"code":"bad-json","detail":"not JSON: JSON is malformed: invalid character (byte 0)"}'),
+        (b"[]", False, b'"code":"bad-message","detail":"a message is a JSON object"}'),
+        (b"{}", False, b'"code":"bad-message","detail":"a message has a type, and the type is text"}'),
+        (b'{"type":"ping"}', True, b'"code":"bad-message","detail":"a message is a text frame, not a binary one"}'),
+    ],
+)
+def test_what_is_no_message_is_refused_and_the_connection_stays_open(payload, binary, answer):
+    link = server()
+
+    assert link.receive(payload, binary, 1.0) == (b'{"type":"error",' + answer,)
+
+    assert looks(link) == (ACKNOWLEDGED, 12.0, 0)
+
+
+def test_a_refusal_from_deeper_down_is_told_in_the_ends_own_way():
+    link = client()
+
+    (refused,) = link.receive(b'{"type":"drain"}', False, 2.0)
+
+    assert type(refused) is Refused
+    assert (refused.error.code, refused.error.detail) == ("bad-message", "drain has min_ms and max_ms")
+
+
+def test_a_link_that_is_no_end_cannot_refuse_anything():
+    link = Link(
+        Settings(), RunningTime(0.2, 0.0), Monitor(Settings().timing(), 0.0, pings=False, watches=True), guest=False
+    )
+
+    with pytest.raises(NotImplementedError):
+        link.receive(b"hello", False, 1.0)
+
+
+# On behalf of a mixin
+
+
+def test_as_a_guest_pings_and_openings_are_ours():
+    link = server(guest=True)
+
+    assert link.receive(b'{"type":"ping"}', False, 1.0)[0] == b'{"type":"ping","status":"pong","clients":1}'
+    assert link.receive(b' \n{"type":"onopen"}', False, 1.0)[0].startswith(b'{"type":"onopen","status":"ok"')
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"hello",
+        b"",
+        b"[]",
+        b"{}",
+        b'{"type":"onchat"}',
+        b'{"type":"ack"}',
+        b'{"type":"drain"}',
+        b'{"type":"error"}',
+        b'{"type":"ping"',
+        b'{"type":"ping","pad":"' + b"x" * GUEST_LIMIT + b'"}',
+    ],
+)
+def test_as_a_guest_all_else_is_the_hosts_and_never_answered(payload):
+    link = server(guest=True)
+
+    assert link.receive(payload, False, 1.0) == (NotOurs(),)
+
+    assert looks(link) == (ACKNOWLEDGED, 12.0, 0)
+
+
+def test_as_a_guest_binary_frames_are_the_hosts_whatever_they_hold():
+    assert server(guest=True).receive(b'{"type":"ping"}', True, 1.0) == (NotOurs(),)
+
+
+def test_as_a_guest_the_other_reserved_types_are_ours_once_a_level_1_opening_was_answered():
+    link = server(guest=True)
+    link.receive(LEVEL_1, False, 1.0)
+
+    assert [link.receive(b'{"type":"%b"}' % kind, False, 1.0) for kind in (b"ack", b"drain", b"error")] == [()] * 3
+    assert link.receive(b'{"type":"onchat"}', False, 1.0) == (NotOurs(),)
+
+
+def test_as_a_guest_a_ping_that_cannot_be_taken_is_still_ours_to_refuse():
+    link = server(guest=True)
+
+    (frame,) = link.receive(b'{"type":"ping","id":7,"pad":"' + b"x" * 1024 + b'"}', False, 1.0)
+
+    assert frame == b'{"type":"error","code":"too-big","detail":"a ping is at most 1024 bytes","re":7}'
+
+
+# The monitor's judgements as frames and reports
+
+
+def test_a_due_ping_is_a_frame_and_nobodys_news():
+    link = client()
+
+    assert link.check(7.0, QUIET) == (b'{"type":"ping","id":2}',)
+
+    assert looks(link) == (WAITING, 10.0, 1)
+
+
+def test_a_servers_ping_is_the_same_frame():
+    link = server()
+    link.receive(b'{"type":"onopen","v":1,"beats":"server"}', False, 0.0)
+
+    assert link.check(0.0, QUIET) == (b'{"type":"ping","id":1}',)
+
+
+def test_an_answer_in_time_is_nobodys_news_either():
+    link = client()
+    link.check(7.0, QUIET)
+
+    assert link.heard(7.5) == NOTHING
+    assert link.receive(b'{"type":"ping","id":2,"status":"pong","clients":3}', False, 7.5) == (Answered(0.5, 3),)
+
+    assert looks(link) == (ACKNOWLEDGED, 13.5, 1)
+
+
+def test_nothing_is_judged_before_its_time():
+    assert client().check(6.9, QUIET) == NOTHING
+
+
+def test_a_missed_answer_is_suspicion_told_with_the_evidence_once_the_reactor_has_turned():
+    link = client()
+    link.check(7.0, QUIET)
+
+    assert link.check(10.0, QUIET) == (Turn(),)
+    assert looks(link) == (WAITING, inf, 1)
+
+    assert link.confirm(10.0, QUIET) == (
+        b'{"type":"ping","id":3}',
+        Report(
+            LinkStatus(
+                event="suspect",
+                state=SUSPECT,
+                detail="network fluctuation: no answer for 3.0 s, probing",
+                silent_for=9.0,
+                unanswered_for=3.0,
+                rtt=1.0,
+                level=1,
+                client_id="alice",
+            )
+        ),
+    )
+    assert looks(link) == (SUSPECT, 13.0, 1)
+
+
+def test_silence_at_a_watchers_end_is_told_as_silence_and_probed_by_a_ping_frame():
+    link = server()
+
+    assert link.check(12.0, QUIET) == (Turn(),)
+    assert link.confirm(12.0, QUIET) == (
+        PingFrame(b"heartbeat 1"),
+        Report(
+            LinkStatus(
+                event="suspect",
+                state=SUSPECT,
+                detail="network fluctuation: nothing received for 12.0 s, probing",
+                silent_for=12.0,
+                client_id="c-1",
+            )
+        ),
+    )
+
+
+def test_bytes_that_arrive_again_are_told_and_then_the_answer():
+    link = suspecting()
+    told = LinkStatus(
+        event="waiting",
+        state=WAITING,
+        detail="bytes arrive again, waiting for the answer",
+        unanswered_for=5.0,
+        rtt=1.0,
+        level=1,
+        client_id="alice",
+    )
+
+    assert link.heard(12.0) == (Report(told),)
+    assert link.receive(b'{"type":"ping","id":2,"status":"pong"}', False, 12.0) == (
+        Answered(5.0, None),
+        Report(
+            replace(
+                told, event="acknowledged", state=ACKNOWLEDGED, detail="answered again", unanswered_for=2.0, rtt=5.0
+            )
+        ),
+    )
+    assert looks(link) == (ACKNOWLEDGED, 18.0, 1)
+
+
+def test_a_watcher_that_hears_again_is_at_rest():
+    link = server()
+    link.check(12.0, QUIET)
+    link.confirm(12.0, QUIET)
+
+    (report,) = link.heard(13.0)
+
+    assert (report.status.event, report.status.detail) == ("acknowledged", "answered again")
+    assert looks(link) == (ACKNOWLEDGED, 25.0, 0)
+
+
+def test_a_turn_in_which_something_was_read_changes_nothing():
+    link = client()
+    link.check(7.0, QUIET)
+    link.check(10.0, QUIET)
+
+    assert link.heard(10.0) == NOTHING
+    assert link.confirm(10.0, QUIET) == NOTHING
+
+    assert looks(link) == (WAITING, 10.0, 1)
+
+
+def test_a_conviction_aborts_with_4000_and_tells_why():
+    link = suspecting()
+    link.check(13.0, QUIET)
+
+    assert link.confirm(13.0, QUIET) == (
+        Abort(4000, "silent"),
+        Report(
+            LinkStatus(
+                event="dead",
+                state=DEAD,
+                detail="nothing received for 12.0 s, and the probe went unanswered",
+                silent_for=12.0,
+                rtt=1.0,
+                level=1,
+                client_id="alice",
+                reason="silent",
+            )
+        ),
+    )
+    assert looks(link) == (DEAD, inf, 1)
+
+
+def test_bytes_without_answers_are_told_once_they_convict():
+    link = client(patience=10.0)
+    link.check(7.0, QUIET)
+    told = []
+
+    while link.monitor.state is not DEAD:
+        link.heard(link.next_at - 1)
+        told += link.check(link.next_at, QUIET)
+
+    assert told[:-2] == [b'{"type":"ping","id":%d}' % ping_id for ping_id in (3, 4, 5, 6)]
+    assert told[-2] == Abort(4000, "no-pong")
+    status = told[-1].status
+    assert (status.event, status.detail) == ("dead", "bytes arrive, but no answer for 10 s")
+    assert (status.busy, status.reason) == (True, "no-pong")
+
+
+def test_after_a_conviction_nothing_that_arrives_or_comes_due_counts():
+    link = suspecting()
+    link.check(13.0, QUIET)
+    link.confirm(13.0, QUIET)
+
+    assert link.heard(14.0) == NOTHING
+    assert link.pong(b"heartbeat 3", 14.0) == NOTHING
+    assert link.check(1e9, QUIET) == NOTHING
+    assert link.confirm(1e9, QUIET) == NOTHING
+    assert link.woke(1e9, QUIET) == NOTHING
+
+    assert looks(link) == (DEAD, inf, 1)
+
+
+def test_after_a_sleep_the_probe_comes_first():
+    link = client()
+
+    (frame, report) = link.woke(5.0, QUIET)
+
+    assert frame == b'{"type":"ping","id":2}'
+    assert (report.status.event, report.status.detail) == (
+        "suspect",
+        "network fluctuation: nothing received for 4.0 s, probing",
+    )
+    assert looks(link) == (SUSPECT, 8.0, 1)
+
+
+def test_bytes_of_our_own_put_a_deadline_off():
+    link = client()
+    link.check(7.0, Traffic(given=1000, written=0))
+
+    assert link.check(10.0, Traffic(given=1020, written=500)) == NOTHING
+
+    assert looks(link) == (WAITING, 10.2, 1)
+
+
+def test_a_stall_of_ours_during_a_flight_leaves_its_time_out():
+    running = RunningTime(0.2, 0.0)
+    link = client(running)
+    link.check(7.0, QUIET)
+
+    running.at(100.0)
+
+    assert link.receive(b'{"type":"ping","id":2,"status":"pong"}', False, 8.0) == (Answered(None, None),)
+
+
+# Ping frames
+
+
+def test_the_pong_of_a_probe_is_its_answer():
+    link = server()
+    link.check(12.0, QUIET)
+    link.confirm(12.0, QUIET)
+    link.heard(12.5)
+
+    assert link.pong(b"heartbeat 1", 12.5) == (Answered(0.5, None),)
+
+    assert looks(link) == (ACKNOWLEDGED, 24.5, 0)
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"heartbeat", b"heartbeat ", b"heartbeat 2", b"heartbeat x", b"heartbeat -1", b"1"]
+)
+def test_any_other_pong_is_nobodys_answer(payload):
+    link = server()
+    link.check(12.0, QUIET)
+    link.confirm(12.0, QUIET)
+
+    assert link.pong(payload, 12.5) == NOTHING
+
+    assert looks(link) == (SUSPECT, 15.0, 0)
+
+
+# The end
+
+
+@pytest.mark.parametrize("code", [None, 1000, 1001])
+def test_on_a_closed_link_nothing_happens_any_more(code):
+    link = client()
+
+    assert link.close(2.0, code) == NOTHING
+    assert link.close(3.0, code) == NOTHING
+
+    assert link.receive(b'{"type":"ping"}', False, 3.0) == NOTHING
+    assert link.heard(3.0) == NOTHING
+    assert link.pong(b"heartbeat 1", 3.0) == NOTHING
+    assert link.check(1e9, QUIET) == NOTHING
+    assert link.confirm(1e9, QUIET) == NOTHING
+    assert link.woke(1e9, QUIET) == NOTHING
+    assert looks(link) == (ACKNOWLEDGED, inf, 1)
+    assert link.monitor.next_at == inf
+
+
+# What is known
+
+
+def test_a_status_says_what_is_known_at_that_moment():
+    link = client()
+    link.check(7.0, QUIET)
+
+    assert link.status("closed", 8.0, "the server is gone", code=1012) == LinkStatus(
+        event="closed",
+        state=WAITING,
+        detail="the server is gone",
+        silent_for=7.0,
+        unanswered_for=1.0,
+        rtt=1.0,
+        busy=False,
+        level=1,
+        client_id="alice",
+        clients=None,
+        reason="",
+        code=1012,
+        attempt=None,
+        delay=None,
+    )
+
+
+def test_a_status_before_any_round_trip_has_none():
+    assert server().status("open", 0.0, "open").rtt is None
+
+
+def test_what_is_told_never_changes():
+    status = server().status("open", 0.0, "open")
+
+    with pytest.raises(FrozenInstanceError):
+        status.event = "closed"
+
+
+@pytest.mark.parametrize(
+    ("message", "ping_id"),
+    [({}, None), ({"id": None}, None), ({"id": 7}, 7), ({"id": "7"}, -1), ({"id": 7.0}, -1), ({"id": True}, -1)],
+)
+def test_the_id_of_a_pong_is_a_whole_number_or_none_of_ours(message, ping_id):
+    assert ping_id_of(message) == ping_id
+
+
+@pytest.mark.parametrize(("seconds", "wire"), [(0.1, 100), (6.0, 6000), (0.0004, 0), (0.29, 290)])
+def test_seconds_are_whole_milliseconds_on_the_wire(seconds, wire):
+    assert milliseconds(seconds) == wire
+    assert type(milliseconds(seconds)) is int

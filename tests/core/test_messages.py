@@ -1,0 +1,426 @@
+"""What stands on the wire: what is taken, what is refused with which words, and the bytes that answer a ping."""
+
+import json
+from bisect import bisect
+from math import inf
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from heartbeat.core.errors import PeerError
+from heartbeat.core.messages import (
+    VERSION,
+    bad_json,
+    decode,
+    encode,
+    error_frame,
+    ping_frame,
+    pong_frame,
+    re_of,
+)
+
+PONG = b'"status":"pong","clients":3'
+
+
+def refusal_of(payload):
+    with pytest.raises(PeerError) as caught:
+        decode(payload)
+    return caught.value
+
+
+def answer_to(payload, members=PONG):
+    return pong_frame(payload, decode(payload), members)
+
+
+# Taken
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (b'{"type":"ping"}', {"type": "ping"}),
+        (b'{"type":"ping","id":7}', {"type": "ping", "id": 7}),
+        (b' \t\r\n{ \t\r\n"type" \t\r\n: \t\r\n"ping" \t\r\n} \t\r\n', {"type": "ping"}),
+        (rb'{"\u0074ype":"\u0070ing"}', {"type": "ping"}),
+        (b'{"type":"ping","n":1e5}', {"type": "ping", "n": 100000.0}),
+        (b'{"type":"ping","n":12345678901234567890123}', {"type": "ping", "n": 12345678901234567890123}),
+        (b'{"type":"ping","n":null,"l":[true,{}]}', {"type": "ping", "n": None, "l": [True, {}]}),
+        ('{"type":"grüß","😀":"\x7f"}'.encode(), {"type": "grüß", "😀": "\x7f"}),
+        (rb'{"type":"\ud83d\ude00\u0000\/"}', {"type": "😀\0/"}),
+        (b'{"type":""}', {"type": ""}),
+    ],
+)
+def test_an_object_with_a_type_is_a_message(payload, message):
+    assert decode(payload) == message
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (rb'{"type":"ping","s":"\ud800"}', {"type": "ping", "s": "\ud800"}),
+        (rb'{"type":"ping","s":"\uDFFF x"}', {"type": "ping", "s": "\udfff x"}),
+        (rb'{"type":"ping","s":"\udc00\ud83d"}', {"type": "ping", "s": "\udc00\ud83d"}),
+        (rb'{"type":"ping","\ud800":1e5}', {"type": "ping", "\ud800": 100000.0}),
+        (rb' { "type" : "\ud800" } ', {"type": "\ud800"}),
+    ],
+)
+def test_a_lone_surrogate_escape_is_valid_as_json_stringify_emits_it(payload, message):
+    assert decode(payload) == message
+
+
+@pytest.mark.parametrize("tail", [b"", rb',"s":"\ud800"'])
+def test_of_a_member_that_appears_twice_the_last_counts(tail):
+    assert decode(b'{"type":"onopen","type":1,"type":"ping"' + tail + b"}")["type"] == "ping"
+
+
+# Refused
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"   ",
+        b"hello",
+        b"{",
+        b'{"type":"pi',
+        b'{"type":"ping"',
+        b'{"type":"ping",}',
+        b'{"type":"ping"}}',
+        b'{"type":"ping"} x',
+        b"{type:'ping'}",
+        b"{'type':'ping'}",
+        b'{"type":"ping" "id":1}',
+        b'{"type":"ping","n":01}',
+        b'{"type":"ping","n":+1}',
+        b'{"type":"ping","n":.5}',
+        b'{"type":"ping","n":0x1}',
+        b'{"type":"ping","n":NaN}',
+        b'{"type":"ping","n":-Infinity}',
+        b'{"type":"pi\nng"}',
+        b'{"type":"pi\x00ng"}',
+        rb'{"type":"\x70ing"}',
+        rb'{"type":"\u00g0"}',
+        b'\x0b{"type":"ping"}',
+        b'{"type":"\xff"}',
+        b'{"\xc0\xaf":1,"type":"ping"}',
+        b'{"type":"\xed\xa0\x80"}',
+        b'\xef\xbb\xbf{"type":"ping"}',
+        '{"type":"ping"}'.encode("utf-16"),
+    ],
+)
+def test_what_is_not_json_is_refused_and_the_refusal_says_why(payload):
+    error = refusal_of(payload)
+
+    assert (error.code, error.re) == ("bad-json", None)
+    assert error.detail.startswith("not JSON: ")
+
+
+@pytest.mark.parametrize(
+    ("payload", "detail"),
+    [
+        (b'{"n":NaN,"s":"\\ud800"}', "not JSON: NaN is not JSON"),
+        (b'{"n":Infinity,"s":"\\ud800"}', "not JSON: Infinity is not JSON"),
+        (b'\xef\xbb\xbf{"s":"\\ud800"}', "not JSON: Expecting value: line 1 column 1 (char 0)"),
+        (b'{"s":"\\ud800"', "not JSON: Expecting ',' delimiter: line 1 column 14 (char 13)"),
+        (b'{"s":"\\ud800\xff"}', "not JSON: 'utf-8' codec can't decode byte 0xff in position 12: invalid start byte"),
+        (b'"\\ud800"' + b"[" * 10_000, "not JSON: Extra data: line 1 column 9 (char 8)"),
+    ],
+)
+def test_a_lone_surrogate_does_not_make_json_of_what_is_none(payload, detail):
+    error = refusal_of(payload)
+
+    assert (error.code, error.detail, error.re) == ("bad-json", detail, None)
+
+
+@pytest.mark.parametrize("tail", [b"", rb',"s":"\ud800"'])
+@pytest.mark.parametrize(("start", "end"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_what_is_nested_ten_thousand_deep_and_more_is_refused(start, end, tail):
+    depth = 30_000
+
+    error = refusal_of(b'{"type":"ping","d":' + start * depth + b"1" + end * depth + tail + b"}")
+
+    assert error.code == "bad-json"
+    assert "nested too deeply" in error.detail or "maximum recursion depth" in error.detail
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "1e400"])
+def test_a_number_beyond_all_range_is_refused(digits):
+    """RFC 8259, section 6: "This specification allows implementations to set limits on the range and precision"."""
+    assert refusal_of(f'{{"type":"ping","n":{digits}}}'.encode()).code == "bad-json"
+
+
+@pytest.mark.parametrize("payload", [b"[]", b'["type"]', b'"type"', b"7", b"null", b"true", rb'"\ud800"'])
+def test_what_is_no_object_is_no_message(payload):
+    error = refusal_of(payload)
+
+    assert (error.code, error.detail, error.re) == ("bad-message", "a message is a JSON object", None)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"{}", b'{"Type":"ping"}', b'{"type":null}', b'{"type":1}', b'{"type":["ping"]}', rb'{"s":"\ud800"}'],
+)
+def test_an_object_without_a_type_of_text_is_no_message(payload):
+    error = refusal_of(payload)
+
+    assert (error.code, error.re) == ("bad-message", None)
+    assert error.detail == "a message has a type, and the type is text"
+
+
+def test_the_refusal_of_what_is_not_json_quotes_the_parser():
+    error = bad_json("it ends too soon")
+
+    assert (error.code, error.detail, error.re) == ("bad-json", "not JSON: it ends too soon", None)
+
+
+# Pongs
+
+
+@pytest.mark.parametrize(
+    ("ping", "pong"),
+    [
+        (b'{"type":"ping"}', b'{"type":"ping",%b}'),
+        (b'{"type":"ping","id":7}', b'{"type":"ping","id":7,%b}'),
+        (b' { "type" : "ping" , "t" : 1e5 } \n', b' { "type" : "ping" , "t" : 1e5 ,%b}'),
+        (b'{"type":"ping","n":12345678901234567890123}', b'{"type":"ping","n":12345678901234567890123,%b}'),
+        (rb'{"\u0074ype":"\u0070ing"}', rb'{"\u0074ype":"\u0070ing",%b}'),
+        (rb'{"type":"ping","s":"\ud800"}', rb'{"type":"ping","s":"\ud800",%b}'),
+        (b'{"type":"ping","at":"12:30:00"}', b'{"type":"ping","at":"12:30:00",%b}'),
+        (b'{"type":"ping","p":{"x":1,"y":[{"status":2}]}}', b'{"type":"ping","p":{"x":1,"y":[{"status":2}]},%b}'),
+        (b'{"type":"ping","s":"}"}', b'{"type":"ping","s":"}",%b}'),
+        (b'{"type":"ping","s":"\\"status\\":"}', b'{"type":"ping","s":"\\"status\\":",%b}'),
+        (b'{"type":"ping","":0}', b'{"type":"ping","":0,%b}'),
+        (b'{"type":"ping","ack":5}', b'{"type":"ping","ack":5,%b}'),
+    ],
+)
+def test_the_answer_is_the_text_received_with_ours_before_the_last_brace(ping, pong):
+    assert answer_to(ping) == pong.replace(b"%b", PONG)
+
+
+@pytest.mark.parametrize(
+    ("ping", "pong"),
+    [
+        (b'{"type":"ping","status":"pong"}', b'{"type":"ping",%b}'),
+        (b'{"status":"online","type":"ping"}', b'{"type":"ping",%b}'),
+        (b'{"type":"ping","clients":99,"id":1}', b'{"type":"ping","id":1,%b}'),
+        (b'{"type":"ping","clients":5}', b'{"type":"ping",%b}'),
+        (b'{"type":"ping","status":1,"clients":[{"a":":"}]}', b'{"type":"ping",%b}'),
+        (rb'{"type":"ping","st\u0061tus":"online"}', b'{"type":"ping",%b}'),
+        (b' { "type" : "ping" , "status" : 1 , "n" : 1e5 } ', b'{"type":"ping","n":1e5,%b}'),
+        (b'{"n":12345678901234567890123,"type":"ping","status":0}', b'{"n":12345678901234567890123,"type":"ping",%b}'),
+        (
+            b'{"type":"ping","status":0,"p": [ 1 , { "status" : 2 } ]}',
+            b'{"type":"ping","p":[ 1 , { "status" : 2 } ],%b}',
+        ),
+        (rb'{"type":"ping","status":0,"s":"\ud800"}', rb'{"type":"ping","s":"\ud800",%b}'),
+        (rb'{"type":"ping","status":0,"\ud800":1}', rb'{"type":"ping","\ud800":1,%b}'),
+        ('{"type":"ping","status":0,"ü":"ü"}'.encode(), '{"type":"ping","\\u00fc":"ü",%b}'.encode()),
+    ],
+)
+def test_a_ping_that_holds_one_of_the_answerers_members_is_rebuilt_with_ours(ping, pong):
+    assert answer_to(ping) == pong.replace(b"%b", PONG)
+
+
+@pytest.mark.parametrize(
+    ("ping", "pong"),
+    [
+        (b'{"type":"ping","a":1,"a":2}', b'{"type":"ping","a":2,%b}'),
+        (b'{"type":"x","a":1e5,"type":"ping"}', b'{"type":"ping","a":1e5,%b}'),
+        (rb'{"type":"ping","a":1,"\u0061":{"b":2}}', rb'{"type":"ping","a":{"b":2},%b}'),
+        (b'{"type":"ping","status":1,"status":2}', b'{"type":"ping",%b}'),
+    ],
+)
+def test_a_ping_that_holds_a_member_twice_is_rebuilt_with_the_last(ping, pong):
+    assert answer_to(ping) == pong.replace(b"%b", PONG)
+
+
+def test_the_members_are_the_answerers_whatever_they_are():
+    assert answer_to(b'{"type":"ping","id":1}', b'"status":"pong"') == b'{"type":"ping","id":1,"status":"pong"}'
+
+
+def nested(depth):
+    return b"[" * depth + b"]" * depth
+
+
+def test_a_ping_nested_as_deep_as_can_be_read_is_answered_or_refused():
+    """Two libraries read it, one some levels deeper than the other: that is no fault of ours."""
+
+    def is_read(depth):
+        try:
+            return bool(decode(b'{"type":"ping","status":0,"d":' + nested(depth) + b"}"))
+        except PeerError:
+            return False
+
+    deepest = bisect(range(30_000), 0, key=lambda depth: not is_read(depth)) - 1
+    for depth in range(deepest - 20, deepest + 20):
+        try:
+            said = answer_to(b'{"type":"ping","status":0,"d":' + nested(depth) + b"}")
+        except PeerError as error:
+            said = (error.code, error.detail)
+        answer = b'{"type":"ping","d":' + nested(depth) + b"," + PONG + b"}"
+        assert said in (answer, ("bad-json", "nested too deeply"))
+
+
+def test_a_ping_nested_too_deeply_to_be_rebuilt_is_refused():
+    with pytest.raises(PeerError) as caught:
+        pong_frame(b'{"status":0,"d":' + nested(30_000) + b"}", {"type": "ping", "status": 0}, PONG)
+
+    assert (caught.value.code, caught.value.detail) == ("bad-json", "nested too deeply")
+
+
+# Any ping whatever
+
+SPACE = st.text(" \t\r\n", max_size=2)
+
+NUMBERS = st.one_of(
+    st.integers(-(10**30), 10**30).map(str),
+    st.floats(allow_nan=False, allow_infinity=False).map(repr),
+    st.sampled_from(["-0", "1e5", "1E+2", "0.10", "12345678901234567890123"]),
+)
+
+#: Any text, lone surrogates too, which only an escape can spell.
+TEXT = st.one_of(
+    st.text(st.characters()).map(json.dumps),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=10).map(
+        lambda text: json.dumps(text, ensure_ascii=False)
+    ),
+    st.sampled_from(['"a:b"', '"}"', '"\\"status\\":"', '"\\ud83d"', '"\\u003a"']),
+)
+
+NAMES = st.one_of(
+    TEXT,
+    st.sampled_from(['"a"', '"\\u0061"', '"id"', '"type"', '"status"', '"st\\u0061tus"', '"clients"', '"ack"', '""']),
+)
+
+
+@st.composite
+def objects(draw, values, *, first=()):
+    members = [*first, *draw(st.lists(st.tuples(NAMES, values), max_size=6))]
+    return braced(draw, "{}", [f"{name}{draw(SPACE)}:{draw(SPACE)}{value}" for name, value in members])
+
+
+@st.composite
+def lists(draw, values):
+    return braced(draw, "[]", draw(st.lists(values, max_size=4)))
+
+
+def braced(draw, brackets, items):
+    spaced = ",".join(f"{draw(SPACE)}{item}{draw(SPACE)}" for item in items)
+    return brackets[0] + draw(SPACE) + spaced + brackets[1]
+
+
+VALUES = st.recursive(
+    st.one_of(NUMBERS, TEXT, st.sampled_from(["true", "false", "null"])),
+    lambda values: st.one_of(lists(values), objects(values)),
+    max_leaves=8,
+)
+
+
+@st.composite
+def pings(draw):
+    """The text of any object with a type, in any spelling, members of any name in any number."""
+    text = draw(SPACE) + draw(objects(VALUES, first=[('"type"', draw(TEXT))])) + draw(SPACE)
+    assume(type(json.loads(text)["type"]) is str)
+    return text.encode()
+
+
+def spelled(payload):
+    """What the standard library reads, numbers as they are spelled."""
+    return json.loads(payload, parse_int=str, parse_float=str)
+
+
+def names_in(payload):
+    """The names of an object's members, those of members that appear twice twice."""
+    found = []
+    json.loads(payload, object_pairs_hook=lambda pairs: found.append([name for name, _ in pairs]))
+    return found[-1]
+
+
+@given(pings())
+def test_any_ping_comes_back_as_it_was_but_for_what_is_the_answerers(payload):
+    answer = answer_to(payload)
+
+    kept = {name: value for name, value in spelled(payload).items() if name not in ("status", "clients")}
+    assert spelled(answer) == kept | {"status": "pong", "clients": "3"}
+    assert len(names_in(answer)) == len(kept) + 2
+
+
+@given(pings())
+def test_any_ping_without_the_answerers_members_and_duplicates_comes_back_byte_by_byte(payload):
+    names = names_in(payload)
+    assume(len(set(names)) == len(names) and not {"status", "clients"} & set(names))
+
+    answer = answer_to(payload)
+
+    assert answer == payload[: payload.rindex(b"}")] + b"," + PONG + b"}"
+
+
+@given(pings())
+def test_any_message_means_to_us_what_it_means_to_the_standard_library(payload):
+    assert decode(payload) == json.loads(payload)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_message_or_refused(payload):
+    try:
+        outcome = type(decode(payload)["type"])
+    except PeerError as error:
+        outcome = error.code
+    assert outcome in (str, "bad-json", "bad-message")
+
+
+# Frames of our own
+
+
+def test_the_version_we_speak_is_1():
+    assert VERSION == 1
+
+
+@pytest.mark.parametrize(("ping_id", "frame"), [(1, b'{"type":"ping","id":1}'), (64, b'{"type":"ping","id":64}')])
+def test_a_ping_of_our_own_holds_its_type_and_its_id(ping_id, frame):
+    assert ping_frame(ping_id) == frame
+
+
+def test_messages_are_written_without_spaces_and_in_utf_8():
+    assert encode({"type": "onchat", "text": "grüß", "n": 1.5}) == '{"type":"onchat","text":"grüß","n":1.5}'.encode()
+
+
+@pytest.mark.parametrize(
+    ("error", "frame"),
+    [
+        (PeerError("bad-json", "not JSON"), b'{"type":"error","code":"bad-json","detail":"not JSON"}'),
+        (PeerError("too-big", "no", "m1"), b'{"type":"error","code":"too-big","detail":"no","re":"m1"}'),
+        (PeerError("too-big", "no", 0), b'{"type":"error","code":"too-big","detail":"no","re":0}'),
+        (PeerError("x", "ü"), '{"type":"error","code":"x","detail":"ü"}'.encode()),
+        (PeerError("x", "ü", "\ud800"), rb'{"type": "error", "code": "x", "detail": "\u00fc", "re": "\ud800"}'),
+    ],
+)
+def test_an_error_frame_says_the_code_the_sentence_and_what_it_is_about(error, frame):
+    assert error_frame(error) == frame
+
+
+@pytest.mark.parametrize(
+    ("message", "name"),
+    [
+        ({"type": "onchat"}, "onchat"),
+        ({"type": "onchat", "id": "m1"}, "m1"),
+        ({"type": "onchat", "id": ""}, ""),
+        ({"type": "onchat", "id": 7}, 7),
+        ({"type": "onchat", "id": -(2**63) + 1}, -(2**63) + 1),
+        ({"type": "onchat", "id": 2**63}, "onchat"),
+        ({"type": "onchat", "id": 10**400}, "onchat"),
+        ({"type": "onchat", "id": "x" * 64}, "x" * 64),
+        ({"type": "onchat", "id": "x" * 65}, "onchat"),
+        ({"type": "onchat", "id": 7.0}, "onchat"),
+        ({"type": "onchat", "id": inf}, "onchat"),
+        ({"type": "onchat", "id": True}, "onchat"),
+        ({"type": "onchat", "id": None}, "onchat"),
+        ({"type": "onchat", "id": ["m1"]}, "onchat"),
+        ({"type": "y" * 65}, "y" * 64),
+    ],
+)
+def test_an_error_names_the_id_where_that_is_short_and_else_the_type(message, name):
+    assert re_of(message) == name
+    assert type(re_of(message)) is type(name)

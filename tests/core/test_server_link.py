@@ -1,0 +1,532 @@
+"""The server's end: answers, declares, knows how present its peer is, and never lets silence alone convict."""
+
+import json
+from math import inf
+
+import pytest
+
+from heartbeat.core.link import Abort, Answered, Joined, Left, PingFrame, Turn
+from heartbeat.core.monitor import QUIET, State
+from heartbeat.core.presence import Presence, Standing
+from heartbeat.core.running import RunningTime
+from heartbeat.core.server_link import ServerLink
+from heartbeat.core.settings import Settings
+
+ACKNOWLEDGED, WAITING, SUSPECT, DEAD = State.ACKNOWLEDGED, State.WAITING, State.SUSPECT, State.DEAD
+
+PING = b'{"type":"ping"}'
+PONG = b'{"type":"ping","status":"pong","clients":1}'
+LEVEL_0 = b'{"type":"onopen"}'
+
+
+def server(presence=None, *, client_id="c-1", claims=False, spread=0.0, **settings):
+    """A server's end, opened at 0."""
+    return ServerLink(
+        Settings(**settings),
+        RunningTime(0.2, 0.0),
+        0.0,
+        presence=presence or Presence(40.0, 75.0),
+        client_id=client_id,
+        claims=claims,
+        spread=spread,
+    )
+
+
+def level_1(**wishes):
+    return json.dumps({"type": "onopen", "v": 1, **wishes}).encode()
+
+
+def opened(link, now=0.0, **wishes):
+    """Let the link answer a level-1 opening; what it declares."""
+    link.heard(now)
+    return json.loads(link.receive(level_1(**wishes), False, now)[0])
+
+
+def says(link, payload, now):
+    """What the link does when this frame arrives."""
+    return link.heard(now) + link.receive(payload, False, now)
+
+
+def looks(link):
+    """The heartbeat's state, the standing of the connection, and when the link wants to be looked at."""
+    return (link.monitor.state, link.standing, link.next_at)
+
+
+def ask_in_vain(link):
+    """Let the link's probe go out, as due."""
+    assert link.check(link.next_at, QUIET) == (Turn(),)
+    return link.confirm(link.monitor.heard_at + 12.0, QUIET)
+
+
+def refused(detail, re):
+    return (f'{{"type":"error","code":"bad-message","detail":"{detail}","re":"{re}"}}'.encode(),)
+
+
+# A new connection
+
+
+def test_an_open_websocket_is_reported_with_the_id_that_holds_until_another_is_claimed():
+    (report,) = server().open(0.0)
+
+    assert (report.status.event, report.status.state, report.status.client_id) == ("open", ACKNOWLEDGED, "c-1")
+    assert report.status.detail == "open, c-1 until it says otherwise"
+
+
+def test_a_new_connection_is_watched_and_has_not_joined():
+    presence = Presence(40.0, 75.0)
+
+    link = server(presence)
+
+    assert looks(link) == (ACKNOWLEDGED, Standing.CONNECTED, 12.0)
+    assert (link.level, link.client_id) == (0, "c-1")
+    assert (presence.client_ids(), presence.active) == (("c-1",), 0)
+
+
+# Level 0
+
+
+def test_the_first_ping_joins_and_is_answered_to_its_sender():
+    link = server()
+
+    assert says(link, PING, 5.0) == (PONG, Joined("c-1"))
+
+    assert looks(link) == (ACKNOWLEDGED, Standing.ACTIVE, 17.0)
+
+
+def test_later_pings_are_answered_and_join_nobody():
+    link = server()
+    says(link, PING, 5.0)
+
+    assert says(link, b'{"type":"ping","id":2,"t":1e5}', 6.0) == (
+        b'{"type":"ping","id":2,"t":1e5,"status":"pong","clients":1}',
+    )
+
+    assert looks(link) == (ACKNOWLEDGED, Standing.ACTIVE, 18.0)
+
+
+def test_the_answer_counts_the_clients_that_are_active():
+    presence = Presence(40.0, 75.0)
+    says(server(presence, client_id="c-2"), PING, 0.0)
+    server(presence, client_id="c-3")
+
+    assert says(server(presence), PING, 0.0)[0] == b'{"type":"ping","status":"pong","clients":2}'
+
+
+def test_a_plain_opening_joins_and_is_told_the_interval():
+    link = server(interval=5.0)
+
+    assert says(link, LEVEL_0, 1.0) == (
+        b'{"type":"onopen","status":"ok","client_id":"c-1","interval_ms":5000,"clients":1}',
+        Joined("c-1"),
+    )
+
+    assert link.level == 0
+    assert looks(link) == (ACKNOWLEDGED, Standing.ACTIVE, 12.0)
+
+
+def test_a_plain_opening_may_be_repeated():
+    link = server()
+    says(link, LEVEL_0, 1.0)
+
+    assert says(link, LEVEL_0, 2.0) == (
+        b'{"type":"onopen","status":"ok","client_id":"c-1","interval_ms":6000,"clients":1}',
+    )
+
+
+def test_a_ping_of_the_limit_is_answered_and_a_longer_one_refused():
+    link = server(ping_limit=64)
+    longest = b'{"type":"ping","id":7,"pad":"' + b"x" * 33 + b'"}'
+    assert len(longest) == 64
+
+    assert says(link, longest, 1.0)[0] == longest[:-1] + b',"status":"pong","clients":1}'
+    assert says(link, longest + b" ", 2.0) == (
+        b'{"type":"error","code":"too-big","detail":"a ping is at most 64 bytes","re":7}',
+    )
+
+
+def test_a_message_that_the_application_does_not_take_is_an_unknown_type():
+    assert server().unknown({"type": "onchat", "id": "m1"}) == (
+        b'{"type":"error","code":"unknown-type","detail":"nobody here takes messages of type onchat","re":"m1"}',
+    )
+
+
+def test_an_unknown_type_is_quoted_in_part_if_it_is_long():
+    kind, shown = "x" * 1000, b"x" * 64
+
+    assert server().unknown({"type": kind}) == (
+        b'{"type":"error","code":"unknown-type","detail":"nobody here takes messages of type %b","re":"%b"}'
+        % (shown, shown),
+    )
+
+
+# Level 1
+
+
+def test_a_level_1_opening_joins_and_is_told_all_that_holds():
+    link = server()
+    declaration = (
+        b'{"type":"onopen","status":"ok","client_id":"c-1","interval_ms":6000,"clients":1,"v":1,"beats":"client",'
+        b'"watch_ms":12000,"timeout_ms":[3000,6000],"probe_ms":3000,"limits":{"message":65536,"ping":1024}}'
+    )
+
+    assert says(link, level_1(), 1.0) == (declaration, Joined("c-1"))
+
+    assert link.level == 1
+    assert looks(link) == (ACKNOWLEDGED, Standing.ACTIVE, 13.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "wish", "granted"),
+    [
+        ({}, {}, "client"),
+        ({}, {"beats": None}, "client"),
+        ({}, {"beats": "client"}, "client"),
+        ({}, {"beats": "server"}, "server"),
+        ({}, {"beats": "both"}, "both"),
+        ({}, {"beats": "none"}, "none"),
+        ({"beats": "both"}, {"beats": "client"}, "both"),
+        ({"beats": "none"}, {}, "none"),
+    ],
+)
+def test_a_wish_for_beats_is_granted_unless_the_server_was_started_with_its_own(settings, wish, granted):
+    link = server(**settings)
+
+    assert opened(link, **wish)["beats"] == granted
+
+    assert link.monitor.pings is (granted in ("server", "both"))
+    assert link.monitor.watches is (granted in ("client", "none"))
+
+
+@pytest.mark.parametrize(
+    ("wish", "interval", "watch"),
+    [
+        (1000, 2000, 8000),
+        (2500.5, 2500, 8500),
+        (9000, 9000, 15_000),
+        (60_000, 10_000, 16_000),
+        (10**400, 10_000, 16_000),
+    ],
+)
+def test_a_wish_for_an_interval_is_granted_within_the_servers_bounds(wish, interval, watch):
+    link = server(interval_min=2.0, interval_max=10.0)
+
+    declared = opened(link, interval_ms=wish)
+
+    assert (declared["interval_ms"], declared["watch_ms"]) == (interval, watch)
+    assert link.monitor.timing.watch == pytest.approx(watch / 1000, abs=0.001)
+
+
+def test_a_higher_version_is_answered_with_ours():
+    assert opened(server(), v=7)["v"] == 1
+
+
+@pytest.mark.parametrize("session", [None, {}, {"sid": "s", "epoch": "e"}])
+def test_a_session_may_be_asked_for(session):
+    assert opened(server(), session=session)["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("wish", "detail"),
+    [
+        ({"v": 0}, "v must be a whole number from 1"),
+        ({"v": 1.0}, "v must be a whole number from 1"),
+        ({"v": "1"}, "v must be a whole number from 1"),
+        ({"v": True}, "v must be a whole number from 1"),
+        ({"beats": "all"}, "beats must be one of client, server, both, none"),
+        ({"beats": ["client"]}, "beats must be one of client, server, both, none"),
+        ({"interval_ms": 0}, "interval_ms must be a number above 0"),
+        ({"interval_ms": -1}, "interval_ms must be a number above 0"),
+        ({"interval_ms": "6000"}, "interval_ms must be a number above 0"),
+        ({"interval_ms": True}, "interval_ms must be a number above 0"),
+        ({"client_id": ""}, "client_id must be 1 to 64 visible ASCII characters"),
+        ({"client_id": 7}, "client_id must be 1 to 64 visible ASCII characters"),
+        ({"session": "s"}, "session must be null or an object"),
+    ],
+)
+def test_an_opening_that_is_wrong_is_refused_and_nothing_has_changed(wish, detail):
+    link = server()
+
+    assert says(link, level_1(**wish), 1.0) == refused(detail, "onopen")
+
+    assert (link.level, link.client_id) == (0, "c-1")
+    assert looks(link) == (ACKNOWLEDGED, Standing.CONNECTED, 13.0)
+
+
+@pytest.mark.parametrize("again", [level_1(), LEVEL_0])
+def test_a_level_1_opening_fixes_the_identity_and_the_level(again):
+    link = server(claims=True)
+    opened(link, client_id="alice")
+
+    assert says(link, again, 1.0) == refused("this connection is open already", "onopen")
+
+    assert (link.level, link.client_id) == (1, "alice")
+
+
+def test_a_page_that_opened_plainly_may_open_at_level_1_later():
+    link = server()
+    says(link, LEVEL_0, 1.0)
+
+    (frame,) = says(link, level_1(), 2.0)
+
+    assert json.loads(frame)["v"] == 1
+    assert link.level == 1
+
+
+# Identity
+
+
+def test_a_claimed_id_is_taken_where_claims_are_honoured():
+    presence = Presence(40.0, 75.0)
+    link = server(presence, claims=True)
+
+    frame, joined = says(link, level_1(client_id="alice"), 1.0)
+
+    assert json.loads(frame)["client_id"] == "alice"
+    assert (link.client_id, joined) == ("alice", Joined("alice"))
+    assert (presence.client_ids(), presence.connections) == (("alice",), 1)
+
+
+@pytest.mark.parametrize(("claims", "claimed"), [(False, "alice"), (True, "c-2"), (True, None)])
+def test_an_id_that_may_not_be_claimed_leaves_the_given_one(claims, claimed):
+    link = server(claims=claims)
+
+    assert opened(link, client_id=claimed)["client_id"] == "c-1"
+
+    assert link.client_id == "c-1"
+
+
+def test_who_joined_under_a_given_id_leaves_it_for_the_claimed_one():
+    presence = Presence(40.0, 75.0)
+    link = server(presence, claims=True)
+    says(link, PING, 1.0)
+
+    _, *told = says(link, level_1(client_id="alice"), 2.0)
+
+    assert told == [Left("c-1"), Joined("alice")]
+    assert (presence.client_ids(), presence.active) == (("alice",), 1)
+
+
+def test_of_two_connections_of_one_client_only_the_first_joins():
+    presence = Presence(40.0, 75.0)
+    opened(server(presence, claims=True), client_id="alice")
+
+    assert len(says(server(presence, client_id="c-2", claims=True), level_1(client_id="alice"), 1.0)) == 1
+
+    assert (presence.active, presence.connections) == (1, 2)
+
+
+# A server that pings
+
+
+@pytest.mark.parametrize(("spread", "first"), [(0.0, 1.0), (0.5, 4.0), (0.75, 5.5)])
+def test_a_servers_first_ping_comes_at_a_random_part_of_the_interval(spread, first):
+    link = server(spread=spread)
+    opened(link, 1.0, beats="server")
+
+    assert link.next_at == first
+    assert link.check(first, QUIET) == (b'{"type":"ping","id":1}',)
+    assert looks(link) == (WAITING, Standing.ACTIVE, min(first + 6.0, 13.0))
+
+
+def test_a_pong_of_the_clients_keeps_it_active():
+    link = server()
+    opened(link, beats="server")
+    link.check(0.0, QUIET)
+
+    assert says(link, b'{"type":"ping","id":1,"status":"pong"}', 1.0) == (Answered(1.0, None),)
+
+    assert looks(link) == (ACKNOWLEDGED, Standing.ACTIVE, 7.0)
+    link.check(7.0, QUIET)
+    assert link.next_at == 10.0
+    assert link._active_until == 13.0
+
+
+@pytest.mark.parametrize(
+    "pong",
+    [
+        b'{"type":"ping","id":9,"status":"pong"}',
+        b'{"type":"ping","status":"pong"}',
+        b'{"type":"ping","id":"1","status":"pong"}',
+    ],
+)
+def test_a_pong_to_no_ping_of_ours_is_neither_answered_nor_a_sign_of_life(pong):
+    link = server()
+
+    assert says(link, pong, 1.0) == ()
+
+    assert looks(link) == (ACKNOWLEDGED, Standing.CONNECTED, 13.0)
+
+
+def test_both_a_ping_of_the_clients_puts_ours_off():
+    link = server(spread=0.5)
+    opened(link, beats="both")
+    assert link.next_at == 3.0
+
+    says(link, PING, 2.0)
+
+    assert link.next_at == 8.0
+
+
+# How present the peer is
+
+
+def test_who_has_not_pinged_for_the_watch_is_only_connected():
+    link = server()
+    says(link, PING, 1.0)
+    link.heard(10.0)
+    assert looks(link) == (ACKNOWLEDGED, Standing.ACTIVE, 13.0)
+
+    assert link.check(13.0, QUIET) == ()
+
+    assert looks(link) == (ACKNOWLEDGED, Standing.CONNECTED, 22.0)
+
+
+def test_who_is_silent_for_the_watch_is_suspect_and_probed_before_anything_else():
+    presence = Presence(40.0, 75.0)
+    link = server(presence)
+    says(link, PING, 1.0)
+
+    probe, report = ask_in_vain(link)
+
+    assert (probe, report.status.event) == (PingFrame(b"heartbeat 1"), "suspect")
+    assert looks(link) == (SUSPECT, Standing.SUSPECT, 16.0)
+    assert presence.active == 0
+
+
+def test_who_answers_the_probe_but_does_not_ping_is_away():
+    """The browser answers for its page, whose timers are throttled."""
+    link = server()
+    says(link, PING, 1.0)
+    ask_in_vain(link)
+
+    (report,) = link.heard(14.0)
+    assert report.status.event == "acknowledged"
+    assert looks(link) == (ACKNOWLEDGED, Standing.CONNECTED, 26.0)
+
+    assert link.pong(b"heartbeat 1", 14.0) == (Answered(1.0, None),)
+    assert looks(link) == (ACKNOWLEDGED, Standing.AWAY, 26.0)
+
+
+def test_who_never_pinged_is_not_away_but_connected():
+    link = server()
+    ask_in_vain(link)
+    link.heard(13.0)
+
+    link.pong(b"heartbeat 1", 13.0)
+
+    assert looks(link) == (ACKNOWLEDGED, Standing.CONNECTED, 25.0)
+
+
+def test_who_answers_the_probe_while_active_stays_active():
+    link = server()
+    says(link, PING, 1.0)
+    assert link.woke(5.0, QUIET)[0] == PingFrame(b"heartbeat 1")
+    assert link.standing is Standing.SUSPECT
+
+    link.heard(6.0)
+    link.pong(b"heartbeat 1", 6.0)
+
+    assert looks(link) == (ACKNOWLEDGED, Standing.ACTIVE, 13.0)
+
+
+def test_a_pong_that_is_none_of_ours_makes_nobody_away():
+    link = server()
+    says(link, PING, 1.0)
+    link.heard(12.0)
+    link.check(13.0, QUIET)
+
+    assert link.pong(b"heartbeat 1", 13.0) == ()
+
+    assert link.standing is Standing.CONNECTED
+
+
+def test_who_says_so_is_away_until_two_pings_come_within_the_watch():
+    link = server()
+    said = []
+
+    for payload, now in [
+        (b'{"type":"ping","away":true}', 1.0),
+        (PING, 60.0),
+        (PING, 73.0),
+        (b'{"type":"ping","away":1}', 85.0),
+    ]:
+        says(link, payload, now)
+        said.append(link.standing)
+
+    assert said == [Standing.AWAY, Standing.AWAY, Standing.AWAY, Standing.ACTIVE]
+
+
+def test_a_hidden_tab_that_pings_once_a_minute_stays_away():
+    link = server()
+    says(link, PING, 0.0)
+    said = []
+
+    for minute in (60.0, 120.0, 180.0):
+        link.heard(minute - 13.0)
+        link.check(minute - 1.0, QUIET)
+        link.confirm(minute - 1.0, QUIET)
+        link.heard(minute - 0.5)
+        link.pong(b"heartbeat %d" % (minute / 60), minute - 0.5)
+        said.append(link.standing)
+        says(link, PING, minute)
+        said.append(link.standing)
+
+    assert said == [Standing.AWAY] * 6
+
+
+def test_who_is_away_is_so_for_as_long_as_its_end_answers():
+    link = server()
+    says(link, b'{"type":"ping","away":true}', 1.0)
+
+    assert looks(link) == (ACKNOWLEDGED, Standing.AWAY, 13.0)
+
+
+# The end
+
+
+def test_a_peer_that_answers_nothing_is_convicted_after_its_probe():
+    link = server()
+    says(link, PING, 1.0)
+    ask_in_vain(link)
+
+    assert link.check(16.0, QUIET) == (Turn(),)
+    abort, report = link.confirm(16.0, QUIET)
+
+    assert (abort, report.status.event) == (Abort(4000, "silent"), "dead")
+    assert looks(link) == (DEAD, Standing.SUSPECT, inf)
+
+
+@pytest.mark.parametrize(
+    ("level", "code", "at_once"),
+    [(0, None, False), (0, 1000, True), (0, 1001, True), (1, None, False), (1, 1000, True), (1, 1001, False)],
+)
+def test_a_leave_is_announced_at_once_or_after_the_grace(level, code, at_once):
+    """At level 0 any close frame is the end; a session ends by 1000 only, all else is an absence."""
+    presence = Presence(40.0, 75.0)
+    link = server(presence)
+    says(link, level_1() if level else LEVEL_0, 0.0)
+
+    assert link.close(10.0, code) == ((Left("c-1"),) if at_once else ())
+
+    assert link.next_at == inf
+    assert presence.standing_of("c-1") is (None if at_once else Standing.DETACHED)
+    assert presence.expire(50.0) == ([] if at_once else ["c-1"])
+
+
+def test_who_never_joined_leaves_without_a_word():
+    presence = Presence(40.0, 75.0)
+
+    assert server(presence).close(1.0, None) == ()
+
+    assert presence.client_ids() == ()
+
+
+def test_a_connection_closes_once():
+    presence = Presence(40.0, 75.0)
+    link = server(presence)
+    says(link, PING, 0.0)
+
+    assert link.close(1.0, 1000) == (Left("c-1"),)
+    assert link.close(1.0, 1000) == ()
+
+    assert presence.connections == 0
