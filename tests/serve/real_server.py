@@ -1,6 +1,6 @@
 """A server embedded in a program of its own on the stock reactor, which tests run, stall and load.
 
-    real_server.py '{"interval": 0.5}'      settings as JSON
+    real_server.py '{"interval": 0.5}' [ENDPOINT]      settings as JSON
 
 SIGUSR1 stalls its reactor for 10 s. A message `{"type": "send", "bytes": n}` is answered by one of
 that size. Prints where it listens, and its links' changes as JSON.
@@ -39,7 +39,8 @@ def main():
     settings = Settings(**json.loads(sys.argv[1]) if len(sys.argv) > 1 else {})
     factory = HeartbeatServerFactory(settings, reactor=reactor)
     factory.protocol = Telling
-    service = HeartbeatService(["tcp:0:interface=127.0.0.1"], settings, factory=factory, reactor=reactor)
+    listen = sys.argv[2] if len(sys.argv) > 2 else "tcp:0:interface=127.0.0.1"
+    service = HeartbeatService(listen, settings, factory=factory, reactor=reactor)
     service.startService()
     signal.signal(signal.SIGUSR1, stall)
     reactor.run()
