@@ -219,12 +219,14 @@ def _event_of(status: LinkStatus) -> dict[str, Any]:
 
 
 def _text_of(status: LinkStatus, url: str) -> str:
+    # Some of these words are the server's, who is not to steer our terminal.
+    detail = "".join(char if char.isprintable() else "?" for char in status.detail)
     if status.event == "open":
-        return f"HEARTBEAT {url}: {status.detail}"
+        return f"HEARTBEAT {url}: {detail}"
     if status.event == "reconnecting":
         which = f"attempt {status.attempt}" if status.attempt else "as the server asked"
-        return f"reconnecting in {status.delay or 0.0:.1f} s ({which}): {status.detail}"
-    return status.detail if status.event == "suspect" else f"{status.event}: {status.detail}"
+        return f"reconnecting in {status.delay or 0.0:.1f} s ({which}): {detail}"
+    return detail if status.event == "suspect" else f"{status.event}: {detail}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

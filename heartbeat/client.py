@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable
+from math import inf
 from typing import Any
 
 from OpenSSL import SSL
@@ -114,7 +115,8 @@ class HeartbeatClient(Service):
         self._stable = Alarm(self._ticker, self._settled)
         self._answered = False
         self._pings_before = 0
-        self._return_at: float | None = None
+        # After a drain: when to come back, and until when that counts.
+        self._return_at = self._return_by = -inf
         self._stopping: Deferred[None] | None = None
         self._when_open: list[Deferred[HeartbeatClient]] = []
         self._status = LinkStatus(event="closed", state=None, detail="not started")
@@ -166,7 +168,7 @@ class HeartbeatClient(Service):
 
     def retry(self) -> None:
         """Try again now: after `unreachable`, or instead of waiting for the next attempt. The count starts afresh."""
-        if not self.running or self._connection is not None or self._connecting is not None:
+        if not self.running or not self._is_idle():
             return
         self._backoff.stable()
         self._connect()
@@ -176,7 +178,7 @@ class HeartbeatClient(Service):
         if self._is_open():
             return succeed(self)
         deferred: Deferred[HeartbeatClient] = Deferred()
-        if self.running and self._status.event == "unreachable":
+        if self.running and self._status.event == "unreachable" and self._is_idle():
             deferred.errback(Unreachable(self._status.detail))
         else:
             self._when_open.append(deferred)
@@ -188,6 +190,9 @@ class HeartbeatClient(Service):
         """Connect, and keep connected."""
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's
         self._ticker.enter()
+        # A connection that a stop before this is still closing is dropped, and that stop is over.
+        self._detach()
+        self._stopped()
         self._backoff.stable()
         self._connect()
 
@@ -197,6 +202,7 @@ class HeartbeatClient(Service):
             return succeed(None)
         super().stopService()  # type: ignore[no-untyped-call]  # Twisted's
         self._disarm()
+        self._abort_former()
         self._tell_waiting(Unreachable("the client was stopped"))
         if self._connecting is not None:
             self._connecting.cancel()
@@ -216,7 +222,7 @@ class HeartbeatClient(Service):
         self._disarm()
         self._abort_former()
         self._answered = False
-        self._return_at = None
+        self._return_at = self._return_by = -inf
         self._opening.arm(self._ticker.now() + self.settings.open_timeout)
         connecting = self._connecting = self._endpoint.connect(self._factory)
         connecting.addCallbacks(self._connected, self._connect_failed)
@@ -274,8 +280,9 @@ class HeartbeatClient(Service):
 
     def _drained(self, connection: _Connection, shortest: float, longest: float) -> None:
         if connection is self._connection:
-            delay = Backoff.drained(shortest, longest, self.settings.window, self._chance())
-            self._return_at = self._ticker.now() + delay
+            now = self._ticker.now()
+            self._return_at = now + Backoff.drained(shortest, longest, self.settings.window, self._chance())
+            self._return_by = now + longest
 
     def _connection_lost(self, connection: _Connection, failure: Failure) -> None:
         if connection is not self._connection:
@@ -298,10 +305,14 @@ class HeartbeatClient(Service):
             why = _reason(failure) if secure else connection.wasNotCleanReason or _reason(failure)
             self._ended(f"could not open: {why}", final=_is_refused_certificate(failure))
             return
-        words = connection.remoteCloseReason
-        detail = (
-            f"closed by the server ({code}{': ' + words if words else ''})" if code else f"lost: {_reason(failure)}"
-        )
+        if connection.closedByMe:
+            # Its answer to that (Autobahn's is 1000, whatever it was sent) is no verdict of the server's.
+            code, detail = None, f"closed by us ({connection.localCloseCode})"
+        elif code:
+            words = connection.remoteCloseReason
+            detail = f"closed by the server ({code}{': ' + words if words else ''})"
+        else:
+            detail = f"lost: {_reason(failure)}"
         self._report(connection._heartbeat.link.status("closed", self._ticker.now(), detail, code=code))
         self._ended(detail, final=is_final_close(code), code=code)
 
@@ -318,7 +329,7 @@ class HeartbeatClient(Service):
         if final:
             self._give_up(why)
             return
-        if self._return_at is not None:
+        if now <= self._return_by:
             delay: float | None = max(0.0, self._return_at - now)
         elif code in (CloseCode.RESTART, CloseCode.OVERLOAD):
             delay = Backoff.restarted(self._chance())
@@ -344,6 +355,10 @@ class HeartbeatClient(Service):
             self._backoff.stable()
         else:
             self._stable.arm(now + self.settings.stable)
+
+    def _is_idle(self) -> bool:
+        """Whether there is no connection, and none under way."""
+        return self._connection is None and self._connecting is None
 
     def _link(self) -> ClientLink | None:
         """The link of the present connection, once its WebSocket is open."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from OpenSSL import SSL, crypto
 from twisted.application import strports
 from twisted.application.service import MultiService
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -64,7 +65,7 @@ class HeartbeatService(MultiService):
             listener = strports.service(
                 _with_backlog(description, self.settings.backlog), self.factory, reactor=reactor
             )
-        except (ValueError, TypeError, OSError, IndexError) as error:
+        except (ValueError, TypeError, OSError, IndexError, SSL.Error, crypto.Error) as error:
             bound = f"an endpoint description such as {DEFAULT_LISTEN} ({error})"
             raise SettingError("listen", description, bound) from None
         listener.endpoint = _Told(listener.endpoint, description, self._listening)

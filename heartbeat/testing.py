@@ -21,6 +21,7 @@ stands still besides, as that of a suspended laptop does.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -138,16 +139,23 @@ class MemoryTransport:
 
     def _carry(self, step: Callable[[], None]) -> None:
         if not self.is_cut:
-            self.other._machine.deliver(self._world.now + self._world.latency, step)
+            self.other._machine.deliver(self._world.now + self._world.latency, partial(self._arrive, step))
+
+    def _arrive(self, step: Callable[[], None]) -> None:
+        # What was under way when the network was cut does not arrive either.
+        if not self.is_cut:
+            step()
 
     def _received(self, data: bytes) -> None:
-        if self.connected and not self.is_cut:
+        if self.connected:
             self.protocol.dataReceived(data)
 
     def _lost(self, error: Exception) -> None:
-        if self.connected and not (self.is_cut and isinstance(error, ConnectionLost) and not self.disconnecting):
+        if self.connected:
             self.connected = False
-            self.protocol.connectionLost(Failure(error))
+            # A server that stood still may never have accepted it.
+            if self.protocol is not None:
+                self.protocol.connectionLost(Failure(error))
 
 
 @implementer(IStreamClientEndpoint)
@@ -248,19 +256,20 @@ class World:
         self._is_cut = False
         hanging, self._hanging = self._hanging, []
         for factory, deferred in hanging:
-            self._complete(factory, deferred)
+            self.client.deliver(self.now, partial(self._complete, factory, deferred))
 
     def drop(self) -> None:
-        """Break all connections, and let both ends know (RST)."""
-        for ends in self.connections:
+        """Break all connections, and let both ends know (RST); but over a cut network nobody hears of it."""
+        dropped = [ends for ends in self.connections if not ends[0].is_cut]
+        self.connections = [ends for ends in self.connections if ends[0].is_cut]
+        for ends in dropped:
             for end in ends:
                 end._machine.callLater(0, end._lost, ConnectionLost())
-        self.connections = []
 
     def _connect(self, factory: Any) -> Deferred[Any]:
         # Cancelled, it fails; what was under way finds that out in `_complete`.
         deferred: Deferred[Any] = Deferred()
-        self.client.deliver(self.now + 2 * self.latency, lambda: self._complete(factory, deferred))
+        self.client.deliver(self.now + 2 * self.latency, partial(self._complete, factory, deferred))
         return deferred
 
     def _complete(self, factory: Any, deferred: Deferred[Any]) -> None:
@@ -273,16 +282,23 @@ class World:
             deferred.errback(ConnectError(string="refused"))
             return
         here, there = IPv4Address("TCP", "127.0.0.1", 9000), IPv4Address("TCP", self.client_host, 50_000)
-        server, client = self._factory.buildProtocol(there), factory.buildProtocol(here)
-        if server is None:
-            deferred.errback(ConnectionLost())
-            return
+        client = factory.buildProtocol(here)
         ends = (
-            MemoryTransport(self, self.server, server, host=here, peer=there),
+            MemoryTransport(self, self.server, None, host=here, peer=there),
             MemoryTransport(self, self.client, client, host=there, peer=here),
         )
         ends[0].other, ends[1].other = ends[1], ends[0]
         self.connections.append(ends)
-        server.makeConnection(ends[0])
+        # As a kernel does: the client is connected, whether or not the server's machine has the time to accept.
+        self.server.deliver(self.now, partial(self._accept, ends[0], self._factory))
         client.makeConnection(ends[1])
         deferred.callback(client)
+
+    def _accept(self, end: MemoryTransport, factory: Any) -> None:
+        if not end.connected:
+            return
+        end.protocol = factory.buildProtocol(end.getPeer())
+        if end.protocol is None:
+            end.abortConnection()
+        else:
+            end.protocol.makeConnection(end)

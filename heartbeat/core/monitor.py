@@ -314,7 +314,6 @@ class Monitor:
 
     def _rest(self, now: float) -> None:
         self.state = State.ACKNOWLEDGED
-        self._deadline = inf
         if not self.pings:
             return
         if not self._timing.fixed:

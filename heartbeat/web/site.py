@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.logger import Logger
+from twisted.web.pages import notFound
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
@@ -39,7 +40,7 @@ class _Page(Resource):
     def getChild(self, path: bytes, request: Any) -> Resource:
         if path == b"ws":
             return _Upgrade()  # type: ignore[no-untyped-call]  # Twisted's
-        return self if path == b"" else super().getChild(path, request)  # type: ignore[no-untyped-call]  # Twisted's
+        return self if path == b"" else notFound()
 
     def render_GET(self, request: Any) -> bytes:
         request.setHeader(b"content-type", b"text/plain; charset=utf-8")

@@ -3,18 +3,23 @@
 A server's link stands for an end that watches, a client's for one that pings.
 """
 
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import replace
 from math import inf
 
 import pytest
 
 from heartbeat.core.client_link import ClientLink
+from heartbeat.core.errors import PeerError
 from heartbeat.core.link import (
     GUEST_LIMIT,
     NOTHING,
     Abort,
     Answered,
+    Asked,
     Deliver,
+    Drain,
+    Joined,
+    Left,
     Link,
     LinkStatus,
     NotOurs,
@@ -161,6 +166,15 @@ def test_as_a_guest_binary_frames_are_the_hosts_whatever_they_hold():
     assert server(guest=True).receive(b'{"type":"ping"}', True, 1.0) == (NotOurs(),)
 
 
+def test_as_a_guest_frames_of_up_to_four_kibibytes_are_looked_into():
+    link = server(guest=True, ping_limit=4096)
+    longest = b'{"type":"ping","pad":"' + b"x" * 4072 + b'"}'
+    assert len(longest) == GUEST_LIMIT == 4096
+
+    assert link.receive(longest, False, 1.0)[0] == longest[:-1] + b',"status":"pong","clients":1}'
+    assert link.receive(longest + b" ", False, 1.0) == (NotOurs(),)
+
+
 def test_as_a_guest_the_other_reserved_types_are_ours_once_a_level_1_opening_was_answered():
     link = server(guest=True)
     link.receive(LEVEL_1, False, 1.0)
@@ -250,6 +264,14 @@ def test_silence_at_a_watchers_end_is_told_as_silence_and_probed_by_a_ping_frame
             )
         ),
     )
+
+
+def test_a_short_wait_is_told_as_one_too():
+    link = client(timeout_min=0.5, timeout_max=0.5)
+    link.check(7.0, QUIET)
+    link.check(7.5, QUIET)
+
+    assert link.confirm(7.5, QUIET)[1].status.detail == "network fluctuation: no answer for 0.5 s, probing"
 
 
 def test_bytes_that_arrive_again_are_told_and_then_the_answer():
@@ -413,8 +435,9 @@ def test_any_other_pong_is_nobodys_answer(payload):
 
 
 @pytest.mark.parametrize("code", [None, 1000, 1001])
-def test_on_a_closed_link_nothing_happens_any_more(code):
-    link = client()
+@pytest.mark.parametrize(("make", "state"), [(client, ACKNOWLEDGED), (suspecting, SUSPECT)])
+def test_on_a_closed_link_nothing_happens_any_more(make, state, code):
+    link = make()
 
     assert link.close(2.0, code) == NOTHING
     assert link.close(3.0, code) == NOTHING
@@ -425,7 +448,7 @@ def test_on_a_closed_link_nothing_happens_any_more(code):
     assert link.check(1e9, QUIET) == NOTHING
     assert link.confirm(1e9, QUIET) == NOTHING
     assert link.woke(1e9, QUIET) == NOTHING
-    assert looks(link) == (ACKNOWLEDGED, inf, 1)
+    assert looks(link) == (state, inf, 1)
     assert link.monitor.next_at == inf
 
 
@@ -458,11 +481,27 @@ def test_a_status_before_any_round_trip_has_none():
     assert server().status("open", 0.0, "open").rtt is None
 
 
-def test_what_is_told_never_changes():
-    status = server().status("open", 0.0, "open")
-
-    with pytest.raises(FrozenInstanceError):
-        status.event = "closed"
+@pytest.mark.parametrize(
+    "told",
+    [
+        LinkStatus(event="open", state=None, detail=""),
+        PingFrame(b"heartbeat 1"),
+        Abort(4000, "silent"),
+        Turn(),
+        Deliver({}),
+        NotOurs(),
+        Refused(PeerError("bad-json", "not JSON")),
+        Report(LinkStatus(event="open", state=None, detail="")),
+        Answered(None, None),
+        Asked(),
+        Joined("alice"),
+        Left("alice"),
+        Drain(0.0, 5.0),
+    ],
+)
+def test_what_is_told_never_changes(told):
+    assert told.__dataclass_params__.frozen
+    assert not hasattr(told, "__dict__")
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,24 @@ def test_a_new_link_is_acknowledged_and_nothing_is_known_of_its_peer():
     assert monitor.sent == 0
 
 
+def test_unless_it_is_put_off_the_first_ping_is_due_at_once():
+    monitor = Monitor(TIMING, 1.0, pings=True, watches=False)
+    assert looks(monitor) == (ACKNOWLEDGED, 1.0)
+
+    monitor.declare(TIMING, 2.0, pings=True, watches=False)
+    assert looks(monitor) == (ACKNOWLEDGED, 2.0)
+
+
+@pytest.mark.parametrize("effect", [SendPing(1), SendProbe(1), Confirm(), Convict("silent")])
+def test_what_is_to_be_done_never_changes(effect):
+    assert effect.__dataclass_params__.frozen
+    assert not hasattr(effect, "__dict__")
+
+
+def test_a_quiet_transport_has_nothing_under_way():
+    assert (*QUIET,) == (0, 0, 0, False)
+
+
 def test_an_end_that_neither_pings_nor_watches_has_nothing_to_judge():
     monitor = Monitor(TIMING, 0.0, pings=False, watches=False)
 
@@ -450,8 +468,11 @@ def test_a_pong_ends_what_was_counted():
     assert (*looks(monitor), monitor.busy) == (ACKNOWLEDGED, 31.0, False)
 
     assert monitor.check(31.0, QUIET, 0) == (SendPing(5),)
-    monitor.heard(32.0)
-    assert monitor.check(90.0, QUIET, 0) == (SendPing(6),)
+    said = []
+    for now in (90.0, 100.0, 110.0):
+        monitor.heard(now)
+        said.append((*monitor.check(now, QUIET, 0), monitor.busy))
+    assert said == [(SendPing(6), False), (SendPing(7), False), (SendProbe(8), True)]
 
 
 def test_inside_one_growing_frame_nobody_is_convicted_for_missing_pongs():
@@ -643,6 +664,16 @@ def test_a_peer_may_be_taken_for_gone_for_another_reason(make):
     assert monitor.check(1e9, QUIET, 0) == ()
 
 
+def test_a_question_dies_with_the_verdict():
+    monitor = waiting()
+    monitor.check(12.0, QUIET, 0)
+
+    monitor.convict("refused")
+
+    assert monitor.confirm(12.0, QUIET, 0) == ()
+    assert (*looks(monitor), monitor.reason) == (DEAD, inf, "refused")
+
+
 # Which ping was answered
 
 
@@ -719,6 +750,19 @@ def test_the_next_deadline_follows_the_round_trips_within_its_clamp(rtt, timeout
     monitor.check(20.0, QUIET, 0)
 
     assert looks(monitor) == (WAITING, 20.0 + timeout)
+
+
+def test_all_round_trips_count():
+    monitor = waiting()
+    monitor.heard(7.0)
+    monitor.answered(1, 7.0, stalls=0)
+    monitor.check(13.0, QUIET, 0)
+    monitor.heard(15.0)
+
+    monitor.answered(2, 15.0, stalls=0)
+
+    assert (monitor.rtt.last, monitor.rtt.srtt, monitor.rtt.rttvar) == (2.0, 1.125, 0.625)
+    assert monitor.timeout == 3.625
 
 
 # The schedule
@@ -835,6 +879,14 @@ def test_a_ping_in_flight_when_the_server_declares_gets_its_deadline_from_then()
     assert looks(monitor) == (ACKNOWLEDGED, 8.5)
 
 
+def test_a_probe_that_is_out_when_the_server_declares_keeps_its_deadline():
+    monitor = suspecting()
+
+    monitor.declare(TIMING, 14.0, pings=True, watches=False)
+
+    assert looks(monitor) == (SUSPECT, 15.0)
+
+
 def test_fixed_multiples_count_from_the_declaration():
     monitor = watcher()
     monitor.declare(replace(TIMING, fixed=True), 2.0, pings=True, watches=False, first_ping=1.0)
@@ -857,9 +909,15 @@ def behind(given, written, delivered):
 
 
 def test_a_ping_with_nothing_ahead_of_it_is_judged_at_its_deadline():
-    monitor = behind(1000, 1000, 1000)
+    for delivered in (1000, 1020):
+        monitor = behind(1000, 1000, 1000)
+        assert monitor.check(12.0, Traffic(1020, 1020, delivered), 0) == (Confirm(),)
 
-    assert monitor.check(12.0, Traffic(1020, 1020, 1000), 0) == (Confirm(),)
+
+def test_a_ping_behind_bytes_that_no_kernel_takes_is_judged_at_its_deadline():
+    monitor = behind(1000, 1000, 100)
+
+    assert monitor.check(12.0, Traffic(1020, 1020, 100), 0) == (Confirm(),)
 
 
 def test_a_deadline_starts_when_the_ping_has_left_our_buffer():
@@ -912,6 +970,14 @@ def test_bytes_of_our_own_are_an_excuse_for_as_long_as_the_patience_lasts():
     assert monitor.check(66.1, Traffic(1020, 66, 66), 0) == ()
     assert looks(monitor) == (WAITING, 72.1)
     assert monitor.check(72.1, Traffic(1020, 72, 72), 0) == (Confirm(),)
+
+
+def test_the_patience_ends_to_the_second():
+    monitor = behind(1000, 0, 0)
+
+    assert monitor.check(66.0, Traffic(1020, 66, 66), 0) == ()
+
+    assert looks(monitor) == (WAITING, 72.0)
 
 
 def test_a_probe_behind_bytes_of_our_own_gets_a_probes_time():

@@ -82,6 +82,15 @@ def test_a_new_connection_is_watched_and_has_not_joined():
     assert (presence.client_ids(), presence.active) == (("c-1",), 0)
 
 
+def test_by_default_no_claim_is_honoured_no_ping_put_off_and_every_frame_ours():
+    link = ServerLink(Settings(), RunningTime(0.2, 0.0), 0.0, presence=Presence(40.0, 75.0), client_id="c-1")
+
+    assert opened(link, beats="server", client_id="alice")["client_id"] == "c-1"
+
+    assert link.next_at == 0.0
+    assert link.receive(b"hello", False, 0.0)[0].startswith(b'{"type":"error","code":"bad-json"')
+
+
 # Level 0
 
 
@@ -200,6 +209,7 @@ def test_a_wish_for_beats_is_granted_unless_the_server_was_started_with_its_own(
 @pytest.mark.parametrize(
     ("wish", "interval", "watch"),
     [
+        (0.5, 2000, 8000),
         (1000, 2000, 8000),
         (2500.5, 2500, 8500),
         (9000, 9000, 15_000),

@@ -73,13 +73,19 @@ def test_a_reader_that_goes_away_ends_the_script_quietly(server):
 
 def test_the_server_says_at_start_where_it_listens_and_how_soon_it_finds_out(tmp_path):
     with twistd("--interval", "2", cwd=tmp_path) as server:
-        assert server.url().startswith("ws://127.0.0.1:")
+        url = server.url()
+        assert url.startswith("ws://127.0.0.1:")
         line = server.line_with("a dead peer is found", 10)
         # max(2, 6) + 6 + 3 + 2 x 0.2 for the end that pings, 2 + 6 + 3 + 2 x 0.2 for the end that watches.
         assert "within 15.4 s by the end that pings, within 11.4 s by the end that watches" in line
         assert server.line_with("room for", 10)
+        # Once it answers, the reactor runs, and handles signals.
+        with client(url, "--count", "1") as run:
+            run.event("summary", 20)
         server.signal(signal.SIGINT)
-        assert server.wait(10) == 0
+        # twistd ends as the signal would have ended it.
+        assert server.wait(10) in (0, -signal.SIGINT)
+        assert server.line_with("Server Shut Down", 5)
     assert not any("Traceback" in line for line in server.seen)
 
 
