@@ -187,7 +187,9 @@ class HeartbeatClient(Service):
     # The service.
 
     def startService(self) -> None:
-        """Connect, and keep connected."""
+        """Connect, and keep connected. Started already, it goes on: a service tree starts what is added to it."""
+        if self.running:
+            return
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's
         self._ticker.enter()
         # A connection that a stop before this is still closing is dropped, and that stop is over.

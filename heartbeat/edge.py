@@ -181,11 +181,10 @@ class Edge:
             self.shared.ticker.wheel.arm_before(self, at)
 
     def _look(self, now: float) -> None:
-        if now >= self._limit:
-            at_limit = self._at_limit
+        at_limit = self._at_limit
+        if at_limit is not None and now >= self._limit:
             self.unlimit()
-            if at_limit is not None:
-                at_limit()
+            at_limit()
         link = self.link
         if link is not None and now >= link.next_at:
             self.carry(link.check(now, self.traffic()))

@@ -91,7 +91,7 @@ class Heartbeat:
         connection is not open. Raises TypeError or ValueError for what is no such message.
         """
         payload = encode_message(message)
-        if self.state != WebSocketProtocol.STATE_OPEN:  # type: ignore[attr-defined]  # Autobahn's
+        if self.state != WebSocketProtocol.STATE_OPEN:
             return QuietDeferred.failed(Unconfirmed((message,), "closed"))
         self.sendMessage(payload)  # type: ignore[attr-defined]  # Autobahn's
         return QuietDeferred.fired()
@@ -118,9 +118,14 @@ class Heartbeat:
             edge.guarded(super().consumeData)  # type: ignore[misc]  # Autobahn's
 
     def _onOpen(self) -> None:
+        if self.is_closed.called:  # type: ignore[attr-defined]  # Autobahn's
+            # The peer left while `onConnect` took its time. Autobahn opens what is gone all the same, and
+            # nobody would ever close it.
+            self.state = WebSocketProtocol.STATE_CLOSED
+            return
         edge = self._heartbeat or self._heartbeat_edge()
         edge.guarded(self._heartbeat_open, edge)
-        if not edge.dead and self.state == WebSocketProtocol.STATE_OPEN:  # type: ignore[attr-defined]  # Autobahn's
+        if not edge.dead and self.state == WebSocketProtocol.STATE_OPEN:
             edge.guarded(super()._onOpen)  # type: ignore[misc]  # Autobahn's
 
     def _onMessage(self, payload: bytes, isBinary: bool) -> None:

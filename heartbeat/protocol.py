@@ -59,8 +59,15 @@ class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, WebSocketServerP
 
     data: bytes
 
+    _heartbeat_asked = False
+
     def processHandshake(self) -> None:
         """Autobahn's: bytes of the opening handshake have arrived."""
+        if self._heartbeat_asked:
+            # An `onConnect` takes its time. What follows the request is no other one: it waits, within bounds.
+            if len(self.data) > HEAD_LIMIT:
+                self.failHandshake("a client waits for the answer to its handshake (RFC 6455, section 4.1)")
+            return
         end = self.data.find(b"\r\n\r\n")
         if (end if end >= 0 else len(self.data)) > HEAD_LIMIT:
             self.failHandshake(f"a request head is at most {HEAD_LIMIT} bytes", 431)
@@ -78,6 +85,7 @@ class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, WebSocketServerP
         elif factory.is_full():
             self.failHandshake("no room (setting max_connections)", 503, [("Retry-After", str(RETRY_AFTER))])
             return
+        self._heartbeat_asked = True
         super().processHandshake()
 
     def sendHttpErrorResponse(

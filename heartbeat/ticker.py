@@ -24,6 +24,9 @@ __all__ = ["Alarm", "Ticker", "Timed", "make_monotonic", "raw_clock"]
 
 _log = Logger()
 
+# By how much sums of seconds may differ that should be equal; no round trip is as short.
+_ROUNDING = 1e-6
+
 # A machine that slept for less may as well have been busy.
 _SLEPT = 2.0
 
@@ -224,10 +227,11 @@ class Alarm:
         self.arm(self._at)
 
     def _fired(self) -> None:
-        now = self._ticker.now()
-        # A wall clock that leapt ahead fires early, and so does rounding, by less than a millisecond.
-        if now < self._at - 0.001:
-            self.arm(self._at)
+        now, at = self._ticker.now(), self._at
+        # A wall clock that leapt ahead fires early, and so does our running time after a stall.
+        if now < at - _ROUNDING:
+            self.arm(at)
             return
         self.disarm()
-        self._ring(now)
+        # Told the time that was waited for: whoever finds himself early by a rounding would wait for it again.
+        self._ring(max(now, at))

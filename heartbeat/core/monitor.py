@@ -322,8 +322,13 @@ class Monitor:
         interval = self._timing.interval
         self._ping_at = self._base + interval * (floor((now - self._base) / interval) + 1)
 
-    def _sent(self, state: State, wait: float, now: float, traffic: Traffic, stalls: int) -> int:
-        """Note that a ping goes out now, to be answered within `wait`; returns its id."""
+    def _sent(
+        self, state: State, wait: float, now: float, traffic: Traffic, stalls: int, *, since: float | None = None
+    ) -> int:
+        """Note that a ping goes out now, to be answered within `wait`; returns its id.
+
+        `since`: when the question was first put that it puts again, from which our patience counts.
+        """
         self._last_id += 1
         flights = self._flights
         if len(flights) >= _REMEMBERED:
@@ -332,10 +337,11 @@ class Monitor:
         self.state = state
         self._heard = False
         self._deadline = now + wait
-        self._queued_at = now
+        self._queued_at = now if since is None else since
         self._delivered = traffic.delivered
         self._left = traffic.written >= traffic.given
-        self._mark = traffic.given if traffic.delivered < traffic.given else None
+        patient = now - self._queued_at < self._timing.patience
+        self._mark = traffic.given if patient and traffic.delivered < traffic.given else None
         return self._last_id
 
     def _held_up(self, now: float, traffic: Traffic) -> bool:
@@ -364,6 +370,10 @@ class Monitor:
 
     def _probe(self, now: float, traffic: Traffic, stalls: int) -> Effects:
         return (SendProbe(self._sent(State.SUSPECT, self._timing.probe, now, traffic, stalls)),)
+
+    def _probe_again(self, now: float, traffic: Traffic, stalls: int) -> Effects:
+        since = self._queued_at
+        return (SendProbe(self._sent(State.SUSPECT, self._timing.probe, now, traffic, stalls, since=since)),)
 
     def _watch_anew(self, now: float, traffic: Traffic, stalls: int) -> Effects:
         self.heard_at = now
@@ -394,7 +404,8 @@ class Monitor:
         self._written_off += 1
         if self._unanswered_since is None or traffic.growing:
             self._unanswered_since = now
-        if now - self._unanswered_since >= self._timing.patience:
+        # The one just written off was a probe then, whatever our patience.
+        if now - self._unanswered_since >= self._timing.patience and self._written_off > BUSY_AFTER:
             return self.convict("no-pong")
         ping_id = self._sent(State.WAITING, self.timeout, now, traffic, stalls)
         # A peer that is busy for long is asked in the way whose missing answer convicts.
@@ -425,7 +436,7 @@ _TABLE: dict[tuple[State, _Input], _Row | None] = {
     (State.ACKNOWLEDGED, _Input.CLOSED): Monitor._close,
     (State.WAITING, _Input.BYTES): Monitor._note_bytes,
     (State.WAITING, _Input.PONG): Monitor._acknowledge,
-    (State.WAITING, _Input.SILENT): Monitor._probe,
+    (State.WAITING, _Input.SILENT): Monitor._probe_again,
     (State.WAITING, _Input.HEARD): Monitor._write_off,
     (State.WAITING, _Input.WOKE): Monitor._probe,
     (State.WAITING, _Input.CLOSED): Monitor._close,

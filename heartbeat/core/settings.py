@@ -6,6 +6,7 @@ and nothing changes afterwards. Seconds and bytes throughout; only the wire spea
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,12 +39,15 @@ _BOUNDS: dict[str, tuple[float, float, str]] = {
     "handshake_timeout": (0.1, 600.0, "s"),
     "close_timeout": (0.05, 60.0, "s"),
     "message_limit": (1024, 2**40, "bytes"),
+    "outgoing_limit": (65_536, 2**40, "bytes"),
     "ping_limit": (64, 4096, "bytes"),
     "backlog": (1, 65_535, ""),
     "trust_forwarded": (0, 16, ""),
 }
 
-_WHOLE = ("attempts", "message_limit", "ping_limit", "backlog", "trust_forwarded")
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/*?#\s]+")
+
+_WHOLE = ("attempts", "message_limit", "outgoing_limit", "ping_limit", "backlog", "trust_forwarded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,8 @@ class Timing:
 
         Raises PeerError when a declared number is none, or out of all reason.
         """
-        interval = _seconds(answer, "interval_ms", self.interval)
+        # Nobody has us ping faster than this.
+        interval = max(0.1, _seconds(answer, "interval_ms", self.interval))
         low, high = _seconds_pair(answer, "timeout_ms", (self.timeout_min, self.timeout_max))
         return replace(
             self,
@@ -172,6 +177,8 @@ class Settings:
     #: The largest message taken, and the largest ping.
     message_limit: int = 65_536
     ping_limit: int = 1024
+    #: Bytes that may wait for a peer that does not read; above it, nothing more is read from it either.
+    outgoing_limit: int = 1_048_576
     #: Server: WebSocket connections in all; None: what the open-file limit allows.
     max_connections: int | None = None
     #: Server: the listening socket's queue. Twisted's 50 turns storms into minutes.
@@ -198,16 +205,27 @@ class Settings:
             _within("max_connections", self.max_connections, 1, 10_000_000, "", whole=True)
         if self.client_id is not None and not is_client_id(self.client_id):
             raise SettingError("client_id", self.client_id, "1 to 64 visible ASCII characters")
+        for name in ("frames", "trust_client_ids"):
+            if type(getattr(self, name)) is not bool:
+                raise SettingError(name, getattr(self, name), "True or False")
         self._settle_delays()
+        self._settle_origins()
         self._settle_grace()
 
     def _settle_delays(self) -> None:
-        delays = tuple(self.delays)
-        if not delays:
-            raise SettingError("delays", self.delays, "at least one number of seconds")
-        for delay in delays:
+        if not _is_several(self.delays) or not self.delays:
+            raise SettingError("delays", self.delays, "a tuple of at least one number of seconds")
+        for delay in self.delays:
             _within("delays", delay, 0.0, 3600.0, "s")
-        object.__setattr__(self, "delays", delays)
+        object.__setattr__(self, "delays", tuple(self.delays))
+
+    def _settle_origins(self) -> None:
+        # Text would fall apart into its characters, of which one may be the asterisk that serves everybody.
+        if not _is_several(self.origins):
+            raise SettingError("origins", self.origins, "a tuple of origins")
+        for origin in self.origins:
+            if origin not in ("*", "null") and not (isinstance(origin, str) and _ORIGIN.fullmatch(origin)):
+                raise SettingError("origins", origin, "scheme://host or scheme://host:port, null, or * for all")
         object.__setattr__(self, "origins", tuple(self.origins))
 
     def _settle_grace(self) -> None:
@@ -244,6 +262,10 @@ class Settings:
         if wish is None:
             return self.interval or DEFAULT_INTERVAL
         return min(self.interval_max, max(self.interval_min, wish))
+
+
+def _is_several(value: object) -> bool:
+    return isinstance(value, list | tuple | set | frozenset)
 
 
 def is_client_id(text: object) -> bool:

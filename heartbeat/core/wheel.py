@@ -1,7 +1,7 @@
 """A timing wheel: who has to be looked at when. Never a timer each, never a sorted list.
 
-Arming costs two dictionary look-ups. An entry that is armed again is not searched for and taken out:
-the old place is passed over when its turn comes.
+Arming costs a few dictionary look-ups. An entry sits in one place at most: armed again or disarmed, it
+is taken out of the old one, so that the wheel keeps nothing of a connection that is gone.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ class Wheel:
         self._turned = int(now / tick)
 
     def __len__(self) -> int:
-        """How many places are taken, those passed over later included."""
+        """How many entries are armed."""
         return sum(map(len, self._slots.values()))
 
     def arm(self, entry: Entry, at: float) -> None:
         """Have `entry` handed out at `at`, and not at the time it was armed for before."""
+        self.disarm(entry)
         slot = entry.slot = max(int(at / self.tick), self._turned)
         bucket = self._slots.get(slot)
         if bucket is None:
@@ -55,10 +56,14 @@ class Wheel:
         if slot is None or (slot >= int(at / self.tick) and self._slots[slot][entry] > at):
             self.arm(entry, at)
 
-    @staticmethod
-    def disarm(entry: Entry) -> None:
-        """Have `entry` not handed out."""
-        entry.slot = None
+    def disarm(self, entry: Entry) -> None:
+        """Have `entry` not handed out; nothing of it is kept, whenever its time would have been."""
+        slot, entry.slot = entry.slot, None
+        if slot is not None and slot != _READY:
+            bucket = self._slots[slot]
+            del bucket[entry]
+            if not bucket:
+                del self._slots[slot]
 
     def due(self, now: float) -> Iterator[Entry]:
         """Hand out every entry whose time has come; each is disarmed, and may be armed again meanwhile."""
@@ -75,9 +80,8 @@ class Wheel:
             bucket = self._slots[slot]
             for entry in [entry for entry, at in bucket.items() if at <= now]:
                 del bucket[entry]
-                if entry.slot == slot:
-                    entry.slot = _READY
-                    ready.append(entry)
+                entry.slot = _READY
+                ready.append(entry)
             if not bucket:
                 del self._slots[slot]
         for entry in ready:

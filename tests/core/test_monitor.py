@@ -456,6 +456,18 @@ def test_bytes_but_no_pongs_make_a_peer_busy_at_the_third_ping_and_convict_it_af
     assert monitor.reason == "no-pong"
 
 
+def test_with_little_patience_a_peer_is_still_asked_by_a_probe_before_it_is_convicted():
+    monitor = waiting(patience=5.0)
+    said = []
+
+    while monitor.state is WAITING:
+        monitor.heard(monitor.next_at - 1.0)
+        now = monitor.next_at
+        said.append((now, *monitor.check(now, QUIET, 0)))
+
+    assert said == [(12.0, SendPing(2)), (18.0, SendPing(3)), (24.0, SendProbe(4)), (30.0, Convict("no-pong"))]
+
+
 def test_a_pong_ends_what_was_counted():
     monitor = waiting()
     for now in (12.0, 18.0, 24.0):
@@ -991,6 +1003,22 @@ def test_a_probe_behind_bytes_of_our_own_gets_a_probes_time():
     assert looks(monitor) == (SUSPECT, 18.2)
     assert monitor.check(18.2, Traffic(1020, 1020, 500), 0) == (Confirm(),)
     assert monitor.confirm(18.2, Traffic(1020, 1020, 500), 0) == (Convict("silent"),)
+
+
+def test_the_patience_counts_once_for_a_ping_and_the_probe_that_follows_it():
+    """A dead peer behind bytes that never move is found 60 s later than else, not 120."""
+    monitor, stuck = waiting(), Traffic(1_000_000, 0, 0)
+    monitor.answered(1, 6.0, stalls=0)
+    monitor.check(12.0, stuck, 0)
+    convicted = ()
+    while not convicted:
+        now = monitor.next_at
+        assert monitor.check(now, stuck, 0) in ((), (Confirm(),))
+        convicted = tuple(effect for effect in monitor.confirm(now, stuck, 0) if isinstance(effect, Convict))
+
+    assert convicted == (Convict("silent"),)
+    assert now == pytest.approx(6.0 + TIMING.pinging_bound - 2 * TIMING.tick + TIMING.patience, abs=3.0 + TIMING.tick)
+    assert now <= 6.0 + TIMING.pinging_bound + TIMING.patience
 
 
 def test_a_ping_behind_bytes_of_our_own_is_not_written_off_either():

@@ -97,9 +97,18 @@ def test_a_number_beyond_its_bounds_is_refused(name, least, most, unit):
         ({"interval_min": 2.0, "interval_max": 1.0}, "interval_max must be at least interval_min (2 s), not 1.0"),
         ({"timeout_min": 4.0, "timeout_max": 3.5}, "timeout_max must be at least timeout_min (4 s), not 3.5"),
         ({"client_id": ""}, "client_id must be 1 to 64 visible ASCII characters, not ''"),
-        ({"delays": ()}, "delays must be at least one number of seconds, not ()"),
+        ({"delays": ()}, "delays must be a tuple of at least one number of seconds, not ()"),
+        ({"delays": 5}, "delays must be a tuple of at least one number of seconds, not 5"),
         ({"delays": (1.0, -4.0)}, "delays must be a number from 0 to 3600 s, not -4.0"),
-        ({"delays": "14"}, "delays must be a number from 0 to 3600 s, not '1'"),
+        ({"delays": "14"}, "delays must be a tuple of at least one number of seconds, not '14'"),
+        ({"origins": "https://*.test"}, "origins must be a tuple of origins, not 'https://*.test'"),
+        (
+            {"origins": ("https://*.test",)},
+            "origins must be scheme://host or scheme://host:port, null, or * for all, not 'https://*.test'",
+        ),
+        ({"origins": (7,)}, "origins must be scheme://host or scheme://host:port, null, or * for all, not 7"),
+        ({"trust_client_ids": "no"}, "trust_client_ids must be True or False, not 'no'"),
+        ({"frames": 1}, "frames must be True or False, not 1"),
         ({"grace": 31.4}, "grace must be at least 31.5 s, 1.5 x the sum of delays over 3 attempts, not 31.4"),
         ({"grace": -1.0, "attempts": 0}, "grace must be a number from 0 to 3.1536e+07 s, not -1.0"),
         ({"grace_away": nan}, "grace_away must be a number from 0 to 3.1536e+07 s, not nan"),
@@ -108,6 +117,11 @@ def test_a_number_beyond_its_bounds_is_refused(name, least, most, unit):
 )
 def test_a_refusal_is_one_sentence_with_the_name_the_bound_and_the_value(settings, sentence):
     assert refusal_of(**settings) == sentence
+
+
+def test_origins_may_be_pages_of_a_host_of_none_and_of_all():
+    origins = ["https://example.org", "http://localhost:8080", "capacitor://localhost", "null", "*"]
+    assert Settings(origins=origins).origins == tuple(origins)
 
 
 @pytest.mark.parametrize("word", BEATS)

@@ -62,7 +62,7 @@ def test_an_entry_armed_again_is_handed_out_at_the_new_time_only():
     wheel.arm(entry, 1.0)
 
     wheel.arm(entry, 2.0)
-    assert (entry.slot, len(wheel)) == (8, 2)
+    assert (entry.slot, len(wheel)) == (8, 1)
 
     assert handed_out(wheel, 1.75) == []
     assert (entry.slot, len(wheel)) == (8, 1)
@@ -126,6 +126,22 @@ def test_a_disarmed_entry_is_passed_over():
     assert len(wheel) == 0
 
 
+def test_of_a_disarmed_entry_nothing_is_kept():
+    """A connection that is gone is not held until its old appointment comes."""
+    wheel, gone, there = Wheel(TICK, 0.0), Entry("gone"), Entry("there")
+    wheel.arm(gone, 60.0)
+    wheel.arm(there, 60.0)
+
+    wheel.disarm(gone)
+    assert (gone.slot, len(wheel)) == (None, 1)
+    wheel.disarm(gone)
+    assert len(wheel) == 1
+
+    wheel.disarm(there)
+    assert len(wheel) == 0
+    assert handed_out(wheel, 61.0) == []
+
+
 def test_arm_before_arms_an_entry_that_sits_nowhere():
     wheel, entry = Wheel(TICK, 0.0), Entry("a")
 
@@ -152,7 +168,7 @@ def test_arm_before_moves_a_later_appointment_forward():
     wheel.arm_before(entry, 2.0)
     assert (entry.slot, len(wheel)) == (8, 1)
     wheel.arm_before(entry, 1.0)
-    assert (entry.slot, len(wheel)) == (4, 2)
+    assert (entry.slot, len(wheel)) == (4, 1)
 
     assert handed_out(wheel, 1.0) == [entry]
     assert handed_out(wheel, 3.0) == []

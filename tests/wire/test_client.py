@@ -8,6 +8,7 @@ from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerPr
 from OpenSSL import SSL
 from peers import CLOSE, Refusing
 from service_identity import VerificationError
+from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory, Protocol
@@ -604,6 +605,20 @@ def test_it_can_be_started_again_before_it_has_stopped(serve, start_client, stop
     stop(client)
 
 
+def test_it_is_started_once_however_often_it_is_told(serve, start_client, stop, world):
+    """As when it is started, and added to a service tree that runs."""
+    serve()
+    client = start_client()
+    tree = MultiService()
+    tree.startService()
+    client.setServiceParent(tree)
+    world.advance(10)
+
+    assert client.events == ["open"]
+    assert len(world.connections) == 1
+    stop(client)
+
+
 # Old sockets.
 
 
@@ -888,6 +903,20 @@ def test_a_machine_that_sleeps_while_it_waits_tries_in_time(serve, start_client,
     world.advance(3602)
 
     assert client.events[-1] == "open"
+
+
+@pytest.mark.parametrize("at", [0.5, 2.0, 4.0, 5.9, 6.03, 8.0, 11.9])
+@pytest.mark.parametrize("beats", ["client", "server"])
+def test_a_client_that_stood_still_blames_nobody(serve, start_client, world, beats, at):
+    serve(beats=beats)
+    client = start_client()
+    world.advance(at)
+    # Shorter than the server's patience with it, which it would not have outlived.
+    world.stall(8, world.client)
+    world.advance(30)
+
+    assert "dead" not in client.events
+    assert client.status.event in ("acknowledged", "waiting")
 
 
 # Status.

@@ -173,6 +173,47 @@ def test_the_link_is_reported_to_the_host(host, connect, world, there):
     assert there().told == ["open", ("close", False, 1006)]
 
 
+def test_a_connection_that_ends_before_it_is_open_is_the_hosts_alone(host, connect, world):
+    told = []
+    factory = host(onClose=lambda self, *how: told.append(how[:2]))
+    stranger = connect()
+    stranger.transport.loseConnection()
+    world.advance(1)
+
+    assert told == [(False, 1006)]
+    assert factory.countConnections == 0
+    assert [call for call in world.server.calls if "Ticker" in str(call)] == []
+
+
+def test_a_peer_that_leaves_before_the_hosts_decision_is_nobody(host, connect, world, there):
+    """Autobahn opens the connection all the same, after the host was told that it closed."""
+    decided, opened = Deferred(), []
+    factory = host(onConnect=lambda self, request: decided, onOpen=opened.append, onClose=lambda *how: None)
+    page = connect()
+    page.write(request())
+    page.transport.abortConnection()
+    world.advance(1)
+    decided.callback(None)
+    world.advance(30)
+
+    assert opened == []
+    assert ServerShared.of(factory).presence.connections == 0
+    assert there().state == there().STATE_CLOSED
+    assert [call for call in world.server.calls if "Ticker" in str(call)] == []
+
+
+def test_a_host_may_close_as_soon_as_it_is_open(host, connect, world):
+    host(onOpen=lambda self: self.sendClose(3000, "not today"))
+    page = connect()
+    page.write(request() + frame(b'{"type":"ping"}'))
+    page.leave()
+    world.advance(1)
+
+    assert page.closed_with == 3000
+    assert page.messages == []
+    assert page.ended is not None
+
+
 def test_the_status_is_none_before_the_link_is_open(host, connect, there):
     host()
     page = connect()
@@ -458,10 +499,13 @@ def test_a_mistake_in_onClose_is_logged_once_and_the_connection_is_counted_off(h
 
 
 def test_a_mistake_in_linkChanged_is_logged_and_closes_1011(host, connect, world, failures):
-    host(linkChanged=mistake)
-    page = connect().open()
+    opened = []
+    host(linkChanged=mistake, onOpen=opened.append)
+    page = connect()
+    page.write(request() + frame(b'{"type":"ping"}'))
 
     assert page.closed_with == 1011
+    assert page.messages == opened == []
     world.advance(2)
     assert page.ended is not None
     # Once for the opening, once for the end.

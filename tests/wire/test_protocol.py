@@ -3,13 +3,27 @@
 import struct
 
 import pytest
+from autobahn.twisted.resource import WebSocketResource
+from autobahn.websocket.compress import (
+    PerMessageDeflateOffer,
+    PerMessageDeflateOfferAccept,
+    PerMessageDeflateResponseAccept,
+)
 from peers import CLOSE, PING, PONG, TEXT, Peer, Refusing, frame, request
+from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from heartbeat import HeartbeatClientFactory, HeartbeatClientProtocol, HeartbeatServerProtocol, Standing, State
+from heartbeat import (
+    HeartbeatClientFactory,
+    HeartbeatClientProtocol,
+    HeartbeatServerFactory,
+    HeartbeatServerProtocol,
+    Standing,
+    State,
+)
 from heartbeat.core.settings import BEATS, Settings
 
 
@@ -472,6 +486,147 @@ def test_behind_a_wrapper_such_as_tls_the_wrappers_protocol_changes(site, connec
 
     assert browser.body == b"GET /any "
     site.doStop()
+
+
+# A host that takes its time over a handshake.
+
+
+class Slow(HeartbeatServerProtocol):
+    """Decides later."""
+
+    def onConnect(self, request):
+        self.decided = Deferred()
+        return self.decided
+
+
+def test_a_decision_may_take_its_time(serve, connect, world, there):
+    serve(protocol=Slow)
+    page = connect()
+    page.write(request() + frame(b'{"type":"ping"}'))
+    world.advance(4)
+    assert page.received == b""
+
+    there().decided.callback(None)
+    world.advance(0.1)
+    assert page.status == 101
+    assert page.messages[0]["status"] == "pong"
+    world.advance(2)
+    assert page.ended is None
+
+
+def test_a_decision_that_is_never_made_is_no_handshake(serve, connect, world):
+    serve(protocol=Slow)
+    page = connect()
+    page.write(request())
+    world.advance(5.5)
+
+    assert page.ended is not None
+    assert page.received == b""
+
+
+@pytest.mark.parametrize("more", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", request(), b"\xff" * 9000], ids=len)
+def test_what_arrives_before_the_decision_waits_for_it(site, connect, world, there, more):
+    """It is no second request: that would make the connection the site's, and then a WebSocket after all."""
+    site.protocol = Slow
+    page = connect()
+    page.write(request(), more)
+    assert page.received == b""
+
+    there().decided.callback(None)
+    world.advance(0.1)
+
+    assert page.status == 101
+    assert page.closed_with == 1002 or more.startswith(b"G")
+    assert b"HTTP/1.1 200" not in page.received
+    assert b"/ " not in page.body
+    page.transport.abortConnection()
+    world.advance(1)
+    assert site.countConnections == 0
+    assert world.server.calls == []
+
+
+def test_what_arrives_before_the_decision_is_not_endless(serve, connect, world, there):
+    serve(protocol=Slow)
+    page = connect()
+    page.write(request(), b"x" * 10_000, b"x" * 10_000)
+    assert page.status == 400
+    there().decided.callback(None)
+    world.advance(2)
+
+    assert page.ended is not None
+    assert b" 101 " not in page.received
+    assert world.server.calls == []
+
+
+def test_a_peer_that_leaves_before_the_decision_is_nobody(serve, connect, world, there):
+    """Autobahn opens the connection all the same, and would never close it."""
+    factory = serve(protocol=Slow)
+    page = connect()
+    page.write(request())
+    page.transport.abortConnection()
+    world.advance(1)
+    there().decided.callback(None)
+    world.advance(30)
+
+    assert there().state == there().STATE_CLOSED
+    assert factory.presence.connections == factory.countConnections == 0
+    assert world.server.calls == []
+
+
+# Inside a site of an embedder's own.
+
+
+def test_a_websocket_inside_a_site_works_too(world, connect):
+    factory = HeartbeatServerFactory(reactor=world.server)
+    root = Resource()
+    root.putChild(b"ws", WebSocketResource(factory))
+    outer = Site(root, reactor=world.server)
+    outer.startFactory = outer.stopFactory = lambda: None
+    outer.log = lambda request: None
+    world.listen(outer)
+    page = connect().open()
+
+    page.say({"type": "onopen", "v": 1, "client_id": "alice"}, {"type": "ping"})
+    assert [message["clients"] for message in page.messages] == [1, 1]
+
+    world.advance(15.6)
+    assert page.closed_with == 4000
+    world.advance(1.5)
+    assert page.ended is not None
+    assert factory.presence.standing_of("alice") is Standing.DETACHED
+    world.advance(41)
+    assert "alice" not in factory.presence
+    assert [call for call in world.server.calls if "Ticker" in str(call)] == []
+
+
+# Compression.
+
+
+def test_with_compression_messages_are_compressed_and_beats_are_not(serve, world, there):
+    factory = serve()
+    factory.setProtocolOptions(
+        perMessageCompressionAccept=lambda offers: PerMessageDeflateOfferAccept(
+            offers[0], request_no_context_takeover=True, no_context_takeover=True
+        )
+    )
+    client = HeartbeatClientFactory("ws://test/ws", reactor=world.client)
+    client.setProtocolOptions(
+        perMessageCompressionOffers=[PerMessageDeflateOffer()],
+        perMessageCompressionAccept=PerMessageDeflateResponseAccept,
+    )
+    client.protocol = Told
+    connected = []
+    world.endpoint().connect(client).addCallback(connected.append)
+    world.advance(0.2)
+    there().send({"type": "chat", "text": "x" * 1000})
+    world.advance(7)
+
+    assert connected[0].messages == [{"type": "chat", "text": "x" * 1000}]
+    written = world.connections[0][0].written.partition(b"\r\n\r\n")[2]
+    assert len(written) < 1000
+    # The second bit of a frame's first byte says that it is compressed: that of the chat alone.
+    assert [opcode for opcode, payload in server_frames(world)] == [TEXT] * 4
+    assert [payload[:1] for _, payload in server_frames(world)].count(b"{") == 3
 
 
 # Every end comes in time.

@@ -40,6 +40,16 @@ def test_a_later_errback_still_gets_the_failure():
     assert caught[0].check(Lost)
 
 
+def test_an_errback_from_before_gets_it_too():
+    caught = []
+    deferred = QuietDeferred()
+    deferred.addErrback(caught.append)
+
+    deferred.errback(Lost())
+
+    assert caught[0].check(Lost)
+
+
 def test_a_failure_of_a_callback_is_the_callers_and_is_logged(failures):
     def fail(result):
         raise Lost

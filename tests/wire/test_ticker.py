@@ -342,6 +342,19 @@ def test_an_alarm_for_the_past_rings_now(clock, ticker, rung):
     assert rung == [2]
 
 
+def test_an_alarm_that_is_early_by_a_rounding_is_told_the_time_that_it_waited_for(clock, ticker):
+    """Or it would be armed again for the same moment, and again."""
+    looks = []
+    alarm = Alarm(ticker, lambda now: looks.append(now) or (now < 1.0 and alarm.arm(1.0)))
+    alarm.arm(1.0)
+    ticker.now = lambda: 1.0 - 2**-50
+
+    pump(clock, 1)
+
+    assert looks == [1.0]
+    del ticker.now
+
+
 def test_an_alarm_keeps_to_running_time(clock, ticker, rung):
     """Our own stall puts it off, as it does everything."""
     Alarm(ticker, rung.append).arm(2)
