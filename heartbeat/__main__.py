@@ -11,7 +11,9 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from math import sqrt
+from pathlib import Path
 from typing import Any, TextIO
 
 from heartbeat._version import __version__
@@ -122,7 +124,7 @@ class _Script:
         reactor.callWhenRunning(self._client.startService)
         reactor.run()
         lost = self._summarize()
-        if self._unreachable:
+        if self._unreachable or not (self._opened or self._tally.answered):
             return _UNREACHABLE
         return _SOME_LOST if lost else _ALL_ANSWERED
 
@@ -199,8 +201,8 @@ class _Script:
             line = f"\033[{colour}m{text}\033[0m" if self._colour and colour else text
         try:
             print(line, file=self._out, flush=True)
-        except BrokenPipeError:
-            # Whoever read us has gone, as `head` does; there is nobody left to tell.
+        except OSError:
+            # Whoever read us has gone, as `head` does, or the disk is full; there is nobody left to tell.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
             self._stop()
 
@@ -231,11 +233,19 @@ def _text_of(status: LinkStatus, url: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script with these arguments (the process's); returns the exit status."""
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        # Before the reactor was there to take it: nothing was reached, and nothing is to be summed up.
+        return _UNREACHABLE
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.count is not None and arguments.count < 1:
         parser.error("--count must be a whole number from 1")
-    if arguments.cacert and arguments.insecure:
+    if arguments.cacert is not None and arguments.insecure:
         parser.error("--cacert and --insecure contradict each other")
     headers = []
     for header in arguments.header:
@@ -260,7 +270,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     from heartbeat.ticker import make_monotonic  # noqa: PLC0415  # as above
 
     make_monotonic(reactor)
-    return _Script(arguments, client, reactor, sys.stdout).run()
+    return _Script(arguments, client, reactor, _standard_output()).run()
+
+
+def _standard_output() -> TextIO:
+    """Where to print: whatever it is, what cannot be printed there is no reason to stop."""
+    if sys.stdout is None:
+        return Path(os.devnull).open("w", encoding="utf-8")
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return sys.stdout
 
 
 def _client(arguments: argparse.Namespace, settings: Settings, headers: list[tuple[str, str]]) -> Any:
@@ -271,7 +290,7 @@ def _client(arguments: argparse.Namespace, settings: Settings, headers: list[tup
 
     host = urlsplit(arguments.url).hostname or ""
     tls = None
-    if arguments.cacert:
+    if arguments.cacert is not None:
         tls = trust_file(host, arguments.cacert)
     elif arguments.insecure:
         tls = trust_anybody(host)

@@ -117,6 +117,8 @@ class HeartbeatClient(Service):
         self._pings_before = 0
         # After a drain: when to come back, and until when that counts.
         self._return_at = self._return_by = -inf
+        # Whether a delay that is no attempt was granted since the link was stable.
+        self._excused = False
         self._stopping: Deferred[None] | None = None
         self._when_open: list[Deferred[HeartbeatClient]] = []
         self._status = LinkStatus(event="closed", state=None, detail="not started")
@@ -174,7 +176,10 @@ class HeartbeatClient(Service):
         self._connect()
 
     def whenOpen(self) -> Deferred[HeartbeatClient]:
-        """Fires with this client when the link is open; fails with Unreachable when it will not be, by itself."""
+        """Fires with this client when the link is open; fails with Unreachable when it will not be, by itself.
+
+        Asked of a client that does not run, it waits for it to be started.
+        """
         if self._is_open():
             return succeed(self)
         deferred: Deferred[HeartbeatClient] = Deferred()
@@ -324,6 +329,9 @@ class HeartbeatClient(Service):
         self, why: str, *, final: bool = False, code: int | None = None, not_before: float | None = None
     ) -> None:
         """The attempt, or the connection, has ended: wait and try again, or give up."""
+        if not self._is_idle():
+            # A hook was told of the end, and has connected already.
+            return
         self._disarm()
         if not self.running:
             return
@@ -331,12 +339,7 @@ class HeartbeatClient(Service):
         if final:
             self._give_up(why)
             return
-        if now <= self._return_by:
-            delay: float | None = max(0.0, self._return_at - now)
-        elif code in (CloseCode.RESTART, CloseCode.OVERLOAD):
-            delay = Backoff.restarted(self._chance())
-        else:
-            delay = self._backoff.next_delay(self._chance())
+        delay = self._next_delay(code, now)
         if delay is None:
             self._give_up(f"{why}; {self._backoff.attempt} attempts failed")
             return
@@ -347,14 +350,28 @@ class HeartbeatClient(Service):
             LinkStatus(event="reconnecting", state=None, detail=why, attempt=self._backoff.attempt, delay=delay)
         )
 
+    def _next_delay(self, code: int | None, now: float) -> float | None:
+        """Seconds to wait; None when all attempts are used up.
+
+        What the server asked for is no attempt, but only once: one that keeps sending us away without
+        ever having been stable is tried like any other.
+        """
+        drained, restarted = now <= self._return_by, code in (CloseCode.RESTART, CloseCode.OVERLOAD)
+        if self._excused or not (drained or restarted):
+            return self._backoff.next_delay(self._chance())
+        self._excused = True
+        return max(0.0, self._return_at - now) if drained else Backoff.restarted(self._chance())
+
     def _give_up(self, why: str) -> None:
         status = LinkStatus(event="unreachable", state=None, detail=why, attempt=self._backoff.attempt)
         self._report(status)
-        self._tell_waiting(Unreachable(why))
+        if self._is_idle():
+            self._tell_waiting(Unreachable(why))
 
     def _settled(self, now: float) -> None:
         if self._answered:
             self._backoff.stable()
+            self._excused = False
         else:
             self._stable.arm(now + self.settings.stable)
 

@@ -46,7 +46,7 @@ class Edge:
     a bug; whatever still arrives is not even looked at. `over`: the connection is gone.
     """
 
-    __slots__ = ("_alarm", "_at_limit", "_limit", "dead", "link", "over", "protocol", "shared", "slot")
+    __slots__ = ("_alarm", "_at_limit", "_limit", "_stuck", "dead", "link", "over", "protocol", "shared", "slot")
 
     _log = Logger()
 
@@ -59,7 +59,10 @@ class Edge:
         self.over = False
         self._limit = inf
         self._at_limit: Callable[[], object] | None = None
+        # While too much waits for the peer: since when, and how much had left then.
+        self._stuck: tuple[float, int] | None = None
         self._alarm = Alarm(shared.ticker, self.due) if exact else None
+        shared.edges.add(self)
         shared.ticker.enter()
 
     def now(self) -> float:
@@ -95,6 +98,15 @@ class Edge:
             if effects:
                 self.guarded(self.carry, effects)
 
+    def hold_back(self) -> None:
+        """Read nothing more from a peer for which too much waits: what it sends would only be answered."""
+        if self._stuck is not None or self.link is None or self.over:
+            return
+        if (outbox.queued(self.protocol.transport) or 0) > self.shared.settings.outgoing_limit:
+            self._stuck = (self.now(), self.traffic().written)
+            self.protocol.transport.pauseProducing()
+            self._arm()
+
     def receive(self, payload: bytes, binary: bool) -> bool:
         """A message arrived; False when it is the host's."""
         if self.link is None:
@@ -122,9 +134,11 @@ class Edge:
         if self._alarm is not None:
             self._alarm.disarm()
         self.shared.ticker.wheel.disarm(self)
+        self.shared.edges.discard(self)
         self.shared.ticker.leave()
         if self.link is not None:
             self.carry(self.link.close(self.now(), code))
+        self.shared.one_is_gone()
 
     def due(self, now: float) -> None:
         """The armed time has come."""
@@ -150,6 +164,8 @@ class Edge:
         elif protocol.state != WebSocketProtocol.STATE_CLOSED:
             protocol.dropConnection(abort=True)
         else:
+            # Autobahn has closed already, and may wait for ever to be rid of its bytes.
+            self.drop()
             return
         self.limit(self.shared.settings.close_timeout, self.drop)
 
@@ -172,7 +188,11 @@ class Edge:
         self._arm()
 
     def _arm(self) -> None:
-        at = self._limit if self.link is None else min(self._limit, self.link.next_at)
+        at = self._limit
+        if self._stuck is not None:
+            at = min(at, self.now() + self.shared.settings.tick)
+        elif self.link is not None:
+            at = min(at, self.link.next_at)
         if at == inf or self.over:
             return
         if self._alarm is not None:
@@ -186,9 +206,25 @@ class Edge:
             self.unlimit()
             at_limit()
         link = self.link
-        if link is not None and now >= link.next_at:
+        if self._stuck is not None:
+            # We are not reading, so its silence is our own doing, and convicts nobody.
+            self._look_whether_stuck(now, *self._stuck)
+        elif link is not None and now >= link.next_at:
             self.carry(link.check(now, self.traffic()))
         self._arm()
+
+    def _look_whether_stuck(self, now: float, since: float, written: int) -> None:
+        settings, left = self.shared.settings, self.traffic().written
+        if (outbox.queued(self.protocol.transport) or 0) <= settings.outgoing_limit // 2:
+            self._stuck = None
+            self.heard()
+            self.protocol.transport.resumeProducing()
+        elif left > written:
+            self._stuck = (now, left)
+        elif now - since >= settings.timeout_max:
+            self._stuck = None
+            self.dead = True
+            self.close(CloseCode.SLOW_CONSUMER, "reads too slowly")
 
     def _confirm(self) -> None:
         if self.link is not None:
@@ -196,8 +232,9 @@ class Edge:
 
     def drop(self) -> None:
         """Abort the connection, wherever it stands."""
+        if self.over:
+            return
         self.protocol.dropConnection(abort=True)
-        # Where Autobahn has closed already, the transport may still be at it.
         abort = getattr(self.protocol.transport, "abortConnection", None)
         if abort is not None:
             abort()

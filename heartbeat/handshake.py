@@ -5,17 +5,29 @@ Pure functions over the request's head; the protocol carries out what they say.
 
 from __future__ import annotations
 
+import ipaddress
 import re
+from collections.abc import Mapping
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
-__all__ = ["HEAD_LIMIT", "http_refusal", "origin_refusal", "path_of", "wants_websocket"]
+__all__ = [
+    "HEAD_LIMIT",
+    "has_body",
+    "http_refusal",
+    "origin_refusal",
+    "path_of",
+    "speaks_for_itself",
+    "wants_websocket",
+]
 
 #: The largest request head taken, in bytes; what twisted.web takes too.
 HEAD_LIMIT = 16_384
 
 _UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:[^\r\n]*websocket", re.IGNORECASE)
 _SERVER = re.compile(rb"\Ahttps?://[^/]*", re.IGNORECASE)
+_BODY = re.compile(rb"\r\n(?:transfer-encoding[ \t]*:|content-length[ \t]*:[ \t]*0*[1-9])", re.IGNORECASE)
+_PROXIES = frozenset({"via", "forwarded", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -58,6 +70,36 @@ def _same_host(origin: str, host: str) -> bool:
         return False
     default = _DEFAULT_PORTS.get(page.scheme)
     return page.hostname == here.hostname and (ports[0] or default) == (ports[1] or default)
+
+
+def speaks_for_itself(headers: Mapping[str, str]) -> bool:
+    """Whether a request from this machine can be its own user's: by its headers (names in lower case), nobody else's.
+
+    Not when a proxy passed it on, nor when a page sent it that a browser was tricked into taking for
+    this machine's (DNS rebinding): such a page names a host that is neither `localhost` nor an address.
+    """
+    if any(name in _PROXIES or name.startswith("x-forwarded-") for name in headers):
+        return False
+    return not headers.get("origin") or _is_this_machine(headers.get("host", ""))
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        name = urlsplit("//" + host).hostname or ""
+    except ValueError:
+        return False
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def has_body(head: bytes) -> bool:
+    """Whether a request announces that more follows its head."""
+    return _BODY.search(head) is not None
 
 
 def http_refusal(code: int, sentence: str, headers: list[tuple[str, str]] | None) -> bytes:

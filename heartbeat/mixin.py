@@ -21,6 +21,7 @@ from heartbeat.core.messages import encode
 from heartbeat.core.server_link import ServerLink
 from heartbeat.core.settings import Settings
 from heartbeat.edge import Edge
+from heartbeat.handshake import speaks_for_itself
 from heartbeat.quiet import QuietDeferred
 from heartbeat.shared import ClientShared, ServerShared, Shared, is_local
 
@@ -108,6 +109,8 @@ class Heartbeat:
                 return
             edge.heard()
         super().dataReceived(data)  # type: ignore[misc]  # Autobahn's
+        if edge is not None:
+            edge.hold_back()
 
     def consumeData(self) -> None:
         """Autobahn's: there are bytes to parse, which may call any hook; also at the end of the handshake."""
@@ -130,6 +133,9 @@ class Heartbeat:
 
     def _onMessage(self, payload: bytes, isBinary: bool) -> None:
         edge = self._heartbeat
+        if edge is not None and edge.dead:
+            # The rest of what had arrived with that for which it was convicted.
+            return
         if edge is None or self._heartbeat_is_silent() or not edge.receive(payload, isBinary):
             super()._onMessage(payload, isBinary)  # type: ignore[misc]  # Autobahn's
 
@@ -243,9 +249,7 @@ class HeartbeatServerMixin(Heartbeat):
         if settings.trust_client_ids:
             return True
         # Behind a proxy on this machine everybody looks local.
-        headers = self.http_headers  # type: ignore[attr-defined]  # Autobahn's
-        forwarded = "x-forwarded-for" in headers or "forwarded" in headers
-        return not forwarded and is_local(self.transport.getPeer())  # type: ignore[attr-defined]  # Autobahn's
+        return is_local(self.transport.getPeer()) and speaks_for_itself(self.http_headers)  # type: ignore[attr-defined]  # Autobahn's
 
     def _heartbeat_deliver(self, message: dict[str, Any]) -> bool:
         taken = super()._heartbeat_deliver(message)

@@ -9,14 +9,19 @@ from __future__ import annotations
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketClientProtocol, WebSocketServerProtocol
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.protocols.policies import ProtocolWrapper
+from twisted.python.failure import Failure
 
 from heartbeat.core.errors import CloseCode
 from heartbeat.edge import Edge
-from heartbeat.handshake import HEAD_LIMIT, http_refusal, origin_refusal, path_of, wants_websocket
+from heartbeat.handshake import HEAD_LIMIT, has_body, http_refusal, origin_refusal, path_of, wants_websocket
 from heartbeat.mixin import Heartbeat, HeartbeatClientMixin, HeartbeatServerMixin
 
 __all__ = ["HeartbeatClientProtocol", "HeartbeatServerProtocol"]
+
+# So many pieces a message may come in, and one more for each KiB of it.
+_FRAGMENTS = 4096
 
 #: When a client that was refused for want of room may try again, in seconds.
 RETRY_AFTER = 10
@@ -54,6 +59,27 @@ class _OwnTimers(Heartbeat):
             edge.limit(edge.shared.settings.close_timeout, edge.drop)
 
 
+class _HandedOver(Protocol):
+    """A connection that turned out to be the site's, until it ends."""
+
+    def __init__(self, factory: Any, http: Any) -> None:
+        self._counting = factory
+        self._http = http
+
+    def connectionMade(self) -> None:
+        """Twisted's: connected, to the site's protocol from now on."""
+        self._http.makeConnection(self.transport)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Twisted's: the site's protocol takes it."""
+        self._http.dataReceived(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Twisted's: one connection less."""
+        self._counting.countConnections -= 1
+        self._http.connectionLost(reason)
+
+
 class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn's are Any
     """A server's connection. Override `messageReceived` and `linkChanged`, or register types with the factory."""
 
@@ -74,19 +100,37 @@ class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, WebSocketServerP
             return
         if end < 0:
             return
-        head, factory = self.data[: end + 2], self.factory
-        if not wants_websocket(head):
-            if factory.site is not None:
-                self._heartbeat_hand_over()
-                return
-        elif factory.paths is not None and path_of(head) not in factory.paths:
-            self.failHandshake("there is no WebSocket here, try " + " or ".join(factory.paths), 404)
-            return
-        elif factory.is_full():
-            self.failHandshake("no room (setting max_connections)", 503, [("Retry-After", str(RETRY_AFTER))])
-            return
-        self._heartbeat_asked = True
-        super().processHandshake()
+        head = self.data[: end + 2]
+        refusal = self._heartbeat_refusal(head)
+        if refusal is not None:
+            self.failHandshake(*refusal)
+        elif not wants_websocket(head) and self._heartbeat_site() is not None:
+            self._heartbeat_hand_over(self._heartbeat_site())
+        else:
+            self._heartbeat_asked = True
+            super().processHandshake()
+
+    def _heartbeat_site(self) -> Any:
+        """Who takes plain requests, where the factory is ours and has somebody."""
+        return getattr(self.factory, "site", None)
+
+    def _heartbeat_refusal(self, head: bytes) -> tuple[Any, ...] | None:
+        """Why a request may not come in: a sentence, the HTTP status, headers."""
+        if wants_websocket(head):
+            paths, is_full = getattr(self.factory, "paths", None), getattr(self.factory, "is_full", None)
+            if paths is not None and path_of(head) not in paths:
+                return "there is no WebSocket here, try " + " or ".join(paths), 404
+            if is_full is not None and is_full():
+                return "no room (setting max_connections)", 503, [("Retry-After", str(RETRY_AFTER))]
+        elif has_body(head) and not getattr(self._heartbeat_site(), "takes_bodies", True):
+            return "nothing here takes a request with a body", 413
+        return None
+
+    def _onMessageFrameBegin(self, length: int) -> None:
+        """Autobahn's: a frame of a message begins; empty ones would be kept without ever meeting a limit."""
+        super()._onMessageFrameBegin(length)
+        if len(self.message_data) > _FRAGMENTS + self.message_data_total_length // 1024 and not self.failedByMe:
+            self._fail_connection(CloseCode.TOO_BIG, "a message in too many fragments")
 
     def sendHttpErrorResponse(
         self, code: int, reason: str, responseHeaders: list[tuple[str, str]] | None = None
@@ -94,18 +138,18 @@ class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, WebSocketServerP
         """Autobahn's: refuse the handshake; ours is a complete HTTP answer, so that nobody waits for its end."""
         self.sendData(http_refusal(code, reason, responseHeaders))
 
-    def _heartbeat_hand_over(self) -> None:
+    def _heartbeat_hand_over(self, site: Any) -> None:
         """Turn the connection into one of the site's: its bytes so far, and its transport.
 
         A WebSocket connection never carries an HTTPChannel this way, which would cost 42 % more memory.
+        It is counted on, or plain requests would use up the files that `max_connections` keeps free.
         """
         data, self.data = self.data, b""
         transport = self.transport
         self._heartbeat.gone(None)  # type: ignore[union-attr]  # made when the transport connected
         self._heartbeat = None
         self.state = self.STATE_CLOSED
-        self.factory.countConnections -= 1
-        http = self.factory.site.buildProtocol(transport.getPeer())
+        http: Any = _HandedOver(self.factory, site.buildProtocol(transport.getPeer()))
         if isinstance(transport, ProtocolWrapper):
             transport.wrappedProtocol = http
         else:

@@ -12,13 +12,13 @@ from OpenSSL import SSL, crypto
 from twisted.application import strports
 from twisted.application.service import MultiService
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from heartbeat._version import __version__
-from heartbeat.core.errors import SettingError
+from heartbeat.core.errors import CloseCode, SettingError
 from heartbeat.core.settings import Settings
 from heartbeat.factory import HeartbeatServerFactory
 from heartbeat.limits import open_file_limit
@@ -96,6 +96,13 @@ class HeartbeatService(MultiService):
             room="any number of" if self.factory.room is None else self.factory.room,
             limit="none" if limit is None else limit,
         )
+
+    def stopService(self) -> Deferred[None]:
+        """Stop listening, and close what is open (1012: come back later); fires when all is gone."""
+        stopped: Deferred[Any] = maybeDeferred(super().stopService)
+        closed = self.factory.heartbeat.close_all(CloseCode.RESTART, "the server stops")
+        self.ports.clear()
+        return gatherResults([stopped, closed]).addCallback(lambda _: None)
 
     def _listening(self, port: Any, description: str) -> None:
         self.ports.append(port)

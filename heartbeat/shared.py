@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from heartbeat.core.presence import Presence, Standing
@@ -48,6 +49,9 @@ class Shared:
         self.settings = settings
         self.ticker = ticker
         self.handlers: dict[str, Handler] = {}
+        #: The connections there are.
+        self.edges: set[Any] = set()
+        self._closing: list[Deferred[None]] = []
 
     @classmethod
     def of(cls, factory: Any) -> Self:
@@ -63,6 +67,22 @@ class Shared:
     def made_for(cls, factory: Any, settings: Settings) -> Self:
         """One for `factory`, on its reactor."""
         raise NotImplementedError
+
+    def close_all(self, code: int, reason: str) -> Deferred[None]:
+        """Close every connection; fires when all are gone, which takes `close_timeout` at most."""
+        closed: Deferred[None] = Deferred()
+        self._closing.append(closed)
+        for edge in tuple(self.edges):
+            edge.close(code, reason)
+        self.one_is_gone()
+        return closed
+
+    def one_is_gone(self) -> None:
+        """Whoever waits for the last connection is told when it was that."""
+        if not self.edges:
+            closing, self._closing = self._closing, []
+            for closed in closing:
+                closed.callback(None)
 
 
 class ServerShared(Shared):

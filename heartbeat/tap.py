@@ -115,7 +115,7 @@ class _Launched(HeartbeatService):
         """Listen; what stands in the way is said in a sentence."""
         try:
             super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's
-        except (CannotListenError, OSError) as error:
+        except (CannotListenError, OSError, OverflowError, ValueError) as error:
             raise SystemExit(f"heartbeat: {error}") from None
 
 

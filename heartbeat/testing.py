@@ -95,6 +95,8 @@ class MemoryTransport:
         self.connected = True
         self.is_cut = False
         self.written = b""
+        self.paused = False
+        self._waiting = b""
 
     def write(self, data: bytes) -> None:
         """ITransport: send."""
@@ -134,6 +136,17 @@ class MemoryTransport:
     def unregisterProducer(self) -> None:
         """IConsumer: as above."""
 
+    def pauseProducing(self) -> None:
+        """IPushProducer: take nothing in for now; what arrives waits."""
+        self.paused = True
+
+    def resumeProducing(self) -> None:
+        """IPushProducer: take in what has waited, and what comes."""
+        self.paused = False
+        waiting, self._waiting = self._waiting, b""
+        if waiting:
+            self._machine.deliver(self._world.now, lambda: self._received(waiting))
+
     def setTcpNoDelay(self, enabled: bool) -> None:
         """ITCPTransport: there is no delay."""
 
@@ -147,7 +160,9 @@ class MemoryTransport:
             step()
 
     def _received(self, data: bytes) -> None:
-        if self.connected:
+        if self.paused:
+            self._waiting += data
+        elif self.connected:
             self.protocol.dataReceived(data)
 
     def _lost(self, error: Exception) -> None:

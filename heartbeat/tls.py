@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import Certificate, CertificateOptions, optionsForClientTLS, trustRootFromCertificates
 from zope.interface import implementer
@@ -22,7 +22,7 @@ def trust_file(host: str, path: str) -> Any:
     try:
         blocks = Path(path).read_bytes().split(_END)[:-1]
         certificates = [Certificate.loadPEM(block[block.index(b"-----BEGIN") :] + _END) for block in blocks]
-    except (OSError, ValueError, SSL.Error) as error:
+    except (OSError, ValueError, SSL.Error, crypto.Error) as error:
         raise SettingError("cacert", path, f"a readable file of PEM certificates ({error})") from None
     if not certificates:
         raise SettingError("cacert", path, "a file with at least one PEM certificate")

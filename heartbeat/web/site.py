@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.logger import Logger
+from twisted.web.http import HTTPChannel
 from twisted.web.pages import notFound
 from twisted.web.resource import Resource
 from twisted.web.server import Site
@@ -62,8 +63,22 @@ class _Upgrade(Resource):
         return b"here speaks a WebSocket: ask for an upgrade to it\n"
 
 
+class _Channel(HTTPChannel):
+    """Answers one request and closes: what is kept open here is WebSockets."""
+
+    def checkPersistence(self, request: Any, version: bytes) -> bool:
+        """Twisted's: whether another request may follow."""
+        request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+        return False
+
+
 class _Site(Site):
     """twisted.web's, with an access log that needs no timer."""
+
+    #: For the protocol that hands over to us: twisted.web would write a body to disk before anybody asked for it.
+    takes_bodies = False
+
+    protocol = _Channel  # type: ignore[assignment]  # a factory of one of its kind; ours speaks no HTTP/2
 
     _log = Logger()
 

@@ -20,7 +20,7 @@ class Failures(list):
     """The failures that were logged, and not expected."""
 
     def __call__(self, event):
-        if "log_failure" in event or event.get("isError") or event["log_level"] is LogLevel.critical:
+        if "log_failure" in event or event.get("isError") or event.get("log_level") is LogLevel.critical:
             self.append(event)
 
     def flush(self, kind):

@@ -71,7 +71,7 @@ def test_after_unreachable_it_is_quiet(make_client, world):
     told = len(client.told)
 
     world.refuses = False
-    world.advance(3600)
+    world.advance(600)
 
     assert len(client.told) == told
     assert client.status.event == "unreachable"
@@ -217,6 +217,27 @@ def test_a_restart_or_an_overload_is_waited_out_and_is_no_attempt(serve, start_c
     assert attempts(client)[1][0] == 1
 
 
+@pytest.mark.parametrize("code", [1012, 1013])
+def test_a_server_that_keeps_sending_us_away_is_tried_like_any_other(serve, start_client, world, code):
+    serve(protocol=closing(code))
+    client = start_client()
+    world.advance(60)
+
+    assert attempts(client) == [(0, 5.5), (1, 1), (2, 4), (3, 16)]
+    assert client.events[-1] == "unreachable"
+
+
+def test_once_stable_it_is_excused_again(serve, start_client, world, there):
+    serve()
+    client = start_client()
+    for _ in range(2):
+        world.advance(6)
+        there()._heartbeat.close(1012, "going")
+        world.advance(6)
+
+    assert attempts(client) == [(0, 5.5), (0, 5.5)]
+
+
 # Drain.
 
 
@@ -266,11 +287,11 @@ def test_a_window_is_at_most_half_of_what_a_session_is_kept_for(serve, start_cli
 
 
 def test_a_window_that_is_over_says_nothing_any_more(serve, start_client, world, there):
-    """A server that stayed after all, and falls over an hour later, is met with the usual delays."""
+    """A server that stayed after all, and falls over a minute later, is met with the usual delays."""
     serve()
     client = start_client()
     drain(there, 0, 5000)
-    world.advance(3600)
+    world.advance(60)
     world.drop()
     world.advance(0.2)
 
@@ -400,6 +421,36 @@ def test_retry_does_nothing_while_there_is_a_connection_or_one_under_way_or_no_s
     world.advance(1)
     assert client.events == ["open"]
     assert len(world.connections) == 1
+
+
+@pytest.mark.parametrize("at", ["dead", "closed", "unreachable"])
+def test_an_owner_may_retry_as_soon_as_it_is_told_of_the_end(serve, make_client, world, at):
+    """From within the hook: what would have followed the end does not."""
+    serve()
+    client, told, opened = make_client(attempts=0), [], []
+
+    def linkChanged(status):
+        told.append(status.event)
+        if status.event == at:
+            world.heal()
+            client.retry()
+            client.whenOpen().addCallback(opened.append)
+
+    client.linkChanged = linkChanged
+    client.startService()
+    world.advance(1)
+    if at == "dead":
+        world.cut()
+    else:
+        world.drop()
+    world.advance(17)
+
+    assert told[-1] == "open"
+    assert opened == [client]
+    assert told.count("unreachable") == (at == "unreachable")
+    assert told.count("open") == 2
+    assert len(world.connections) == (2 if at == "dead" else 1)
+    assert client.status.event in ("acknowledged", "waiting")
 
 
 # whenOpen().

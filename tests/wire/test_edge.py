@@ -223,7 +223,6 @@ CLOSES = {
     OPEN: [("sendCloseFrame", 4403, b"forbidden"), "aborted", "transport aborted"],
     CONNECTING: ["aborted", "aborted", "transport aborted"],
     CLOSING: ["aborted", "aborted", "transport aborted"],
-    CLOSED: [],
 }
 
 
@@ -235,6 +234,13 @@ def test_closing_begins_the_handshake_or_drops_and_is_over_in_a_second(edge, sta
 
     pump(edge, 1.3)
     assert edge.protocol.told == done
+
+
+def test_what_autobahn_has_closed_already_is_aborted_at_once(edge):
+    """It may be waiting to be rid of bytes that a dead peer will never take."""
+    edge.protocol.state = CLOSED
+    edge.close(4000, "silent")
+    assert edge.protocol.told == ["aborted", "transport aborted"]
 
 
 @pytest.mark.parametrize("reason", ["x" * 200, "\xe9" * 200, "x" + "\N{GRINNING FACE}" * 200])

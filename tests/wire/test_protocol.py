@@ -417,6 +417,10 @@ def test_a_plain_request_is_the_sites(site, connect, still_serves, pieces):
 
     assert browser.status == 200
     assert browser.body == b"GET /any "
+    # It takes a file of this process like any other, until it ends.
+    assert site.countConnections == 1
+    browser.transport.abortConnection()
+    browser.world.advance(1)
     assert site.countConnections == 0
     still_serves()
 
