@@ -112,6 +112,7 @@ class _Script:
         self._asked = 0
         self._opened = 0
         self._unreachable = False
+        self._stopping = False
         client.linkChanged = self._link_changed
         client.pongReceived = self._pong_received
         client.pingReceived = self._ping_received
@@ -170,11 +171,14 @@ class _Script:
             self._stop()
 
     def _stop(self) -> None:
-        if self._reactor.running:
-            self._reactor.callLater(0, self._stop_once)
+        """End the run, after whatever is being told just now; once."""
+        if not self._stopping:
+            self._stopping = True
+            self._reactor.callLater(0, self._stop_reactor)
 
-    def _stop_once(self) -> None:
-        if self._reactor.running and self._client.running:
+    def _stop_reactor(self) -> None:
+        # Ctrl-C may have been quicker.
+        if self._client.running:
             self._reactor.stop()
 
     def _lost(self) -> int:

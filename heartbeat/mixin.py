@@ -283,7 +283,7 @@ class HeartbeatClientMixin(Heartbeat):
         shared = ClientShared.of(self.factory)  # type: ignore[attr-defined]  # Autobahn's
         settings = shared.settings
         if self._heartbeat_is_silent():
-            settings = replace(settings, frames=True)
+            settings = replace(settings, frames=True, beats=None)
         now = edge.now()
         link = ClientLink(settings, shared.ticker.running, now, guest=self._heartbeat_guest)
         shared.woken.add(edge.woke)

@@ -82,11 +82,13 @@ class HeartbeatService(MultiService):
             interval=timing.interval,
         )
         self._log.info(
-            "a dead peer is found within {pinging:.1f} s by the end that pings, within {watching:.1f} s by the end"
-            " that watches; up to {patience:g} s later where data was queued before the ping; where a client asked"
-            " for slower beats (up to {slowest:g} s), by the difference later",
+            "a dead peer is found within {pinging:.1f} s by a client that pings, within {ticking:.1f} s by a server"
+            " that pings, within {watching:.1f} s by the end that watches; up to {patience:g} s later where data was"
+            " queued before the ping; where a client asked for slower beats (up to {slowest:g} s), by the difference"
+            " later",
             slowest=self.settings.interval_max,
             pinging=timing.pinging_bound,
+            ticking=timing.pinging_bound + timing.tick,
             watching=timing.watching_bound,
             patience=timing.patience,
         )

@@ -105,7 +105,7 @@ class Options(usage.Options):
             raise usage.UsageError(f"--{name} must be {error.bound}, not {error.value!r}") from None
 
 
-_OPTION_OF = {"message_limit": "max-message"}
+_OPTION_OF = {"message_limit": "max-message", "origins": "origin"}
 
 
 class _Launched(HeartbeatService):

@@ -125,6 +125,7 @@ class Monitor:
         "_delivered",
         "_flights",
         "_heard",
+        "_last_answered",
         "_last_id",
         "_left",
         "_mark",
@@ -154,7 +155,7 @@ class Monitor:
         self._ping_at = self._base if pings else inf
         self._deadline = inf
         self._asked: _Input | None = None
-        self._last_id = 0
+        self._last_id = self._last_answered = 0
         # id: (sent at, stalls of ours so far)
         self._flights: dict[int, tuple[float, int]] = {}
         self._heard = False
@@ -233,6 +234,7 @@ class Monitor:
         flight = flights.pop(self._last_id if ping_id is None else ping_id, None)
         if flight is None:
             return None
+        self._last_answered = max(self._last_answered, self._last_id if ping_id is None else ping_id)
         if ping_id is None:
             flights.clear()
         sent_at, stalls_then = flight
@@ -289,8 +291,9 @@ class Monitor:
 
     def unanswered_for(self, now: float) -> float:
         """Seconds since the oldest ping that is still unanswered went out, 0 without one."""
-        flight = next(iter(self._flights.values()), None)
-        return 0.0 if flight is None else now - flight[0]
+        # One that was passed over (RFC 6455 lets a peer answer the latest ping alone) is no open question any more.
+        out = (sent_at for ping_id, (sent_at, _) in self._flights.items() if ping_id > self._last_answered)
+        return now - next(out, now)
 
     def close(self, now: float) -> None:
         """The connection is gone: all timers end."""
@@ -432,14 +435,20 @@ _TABLE: dict[tuple[State, _Input], _Row | None] = {
     (State.ACKNOWLEDGED, _Input.BYTES): Monitor._watch_anew,
     (State.ACKNOWLEDGED, _Input.WATCH): Monitor._probe,
     (State.ACKNOWLEDGED, _Input.PONG): None,
+    (State.ACKNOWLEDGED, _Input.SILENT): None,
+    (State.ACKNOWLEDGED, _Input.HEARD): None,
     (State.ACKNOWLEDGED, _Input.WOKE): Monitor._probe,
     (State.ACKNOWLEDGED, _Input.CLOSED): Monitor._close,
+    (State.WAITING, _Input.DUE): None,
+    (State.WAITING, _Input.WATCH): None,
     (State.WAITING, _Input.BYTES): Monitor._note_bytes,
     (State.WAITING, _Input.PONG): Monitor._acknowledge,
     (State.WAITING, _Input.SILENT): Monitor._probe_again,
     (State.WAITING, _Input.HEARD): Monitor._write_off,
     (State.WAITING, _Input.WOKE): Monitor._probe,
     (State.WAITING, _Input.CLOSED): Monitor._close,
+    (State.SUSPECT, _Input.DUE): None,
+    (State.SUSPECT, _Input.WATCH): None,
     (State.SUSPECT, _Input.BYTES): Monitor._relieve,
     (State.SUSPECT, _Input.PONG): Monitor._acknowledge,
     (State.SUSPECT, _Input.SILENT): Monitor._silence,

@@ -106,6 +106,8 @@ class ServerLink(Link):
         if self._closed:
             return NOTHING
         super().close(now, code)
+        # It closes as what it was: an end that was away is expected for longer, convicted or not.
+        self._presence.stand(self._connection, self._base)
         # A page at level 0 cannot come back as the same client; a session's end is only ever said by 1000.
         at_once = code is not None and (self.level == 0 or code == CloseCode.NORMAL)
         left = self._presence.close(self._connection, now, at_once=at_once)

@@ -71,7 +71,10 @@ class Timing:
 
     @property
     def pinging_bound(self) -> float:
-        """The longest, in our running time, that a dead peer goes unnoticed by an end that pings."""
+        """The longest, in our running time, that a dead peer goes unnoticed by an end that pings.
+
+        By one whose timers all come with the tick, as a server's do, it is a tick more.
+        """
         return max(self.interval, self.timeout_max) + self.timeout_max + self.probe + 2 * self.tick
 
     @property
@@ -194,23 +197,31 @@ class Settings:
         for name, (least, most, unit) in _BOUNDS.items():
             if name != "interval" or self.interval is not None:
                 _within(name, getattr(self, name), least, most, unit)
+        self._look_at_words()
+        self._look_for_contradictions()
+        self._settle_delays()
+        self._settle_origins()
+        self._settle_grace()
+
+    def _look_at_words(self) -> None:
         _one_of("schedule", self.schedule, _SCHEDULES)
         if self.beats is not None:
             _one_of("beats", self.beats, BEATS)
+        if self.client_id is not None and not is_client_id(self.client_id):
+            raise SettingError("client_id", self.client_id, "1 to 64 visible ASCII characters")
+        for name in ("frames", "trust_client_ids"):
+            if type(getattr(self, name)) is not bool:
+                raise SettingError(name, getattr(self, name), "True or False")
+
+    def _look_for_contradictions(self) -> None:
         if self.interval_max < self.interval_min:
             raise SettingError("interval_max", self.interval_max, f"at least interval_min ({self.interval_min:g} s)")
         if self.timeout_max < self.timeout_min:
             raise SettingError("timeout_max", self.timeout_max, f"at least timeout_min ({self.timeout_min:g} s)")
         if self.max_connections is not None:
             _within("max_connections", self.max_connections, 1, 10_000_000, "", whole=True)
-        if self.client_id is not None and not is_client_id(self.client_id):
-            raise SettingError("client_id", self.client_id, "1 to 64 visible ASCII characters")
-        for name in ("frames", "trust_client_ids"):
-            if type(getattr(self, name)) is not bool:
-                raise SettingError(name, getattr(self, name), "True or False")
-        self._settle_delays()
-        self._settle_origins()
-        self._settle_grace()
+        if self.frames and self.beats not in (None, "client"):
+            raise SettingError("beats", self.beats, "client where frames are used, which only a client sends")
 
     def _settle_delays(self) -> None:
         if not _is_several(self.delays) or not self.delays:

@@ -468,6 +468,21 @@ def test_with_little_patience_a_peer_is_still_asked_by_a_probe_before_it_is_conv
     assert said == [(12.0, SendPing(2)), (18.0, SendPing(3)), (24.0, SendProbe(4)), (30.0, Convict("no-pong"))]
 
 
+def test_a_ping_that_was_passed_over_is_no_open_question_once_a_later_one_is_answered():
+    """RFC 6455, section 5.5.3: a peer "MAY elect to send a Pong frame for only the most recently processed Ping"."""
+    monitor = waiting()
+    monitor.heard(11.0)
+    monitor.check(12.0, QUIET, 0)
+    assert monitor.unanswered_for(13.0) == 7.0
+
+    monitor.answered(2, 13.0, stalls=0)
+    assert monitor.unanswered_for(500.0) == 0.0
+    assert monitor.knows(1)
+
+    monitor.check(19.0, QUIET, 0)
+    assert monitor.unanswered_for(20.0) == 1.0
+
+
 def test_a_pong_ends_what_was_counted():
     monitor = waiting()
     for now in (12.0, 18.0, 24.0):
@@ -578,6 +593,25 @@ def test_dead_a_pong_is_nothing():
         (waiting, _Input.WATCH),
         (suspecting, _Input.DUE),
         (suspecting, _Input.WATCH),
+        (suspecting, _Input.WOKE),
+        (dead, _Input.BYTES),
+        (dead, _Input.PONG),
+        (dead, _Input.WOKE),
+        (dead, _Input.CLOSED),
+    ],
+)
+def test_where_the_table_has_a_dash_nothing_happens(make, what):
+    monitor = make()
+    before = everything(monitor)
+
+    assert monitor._step(what, 20.0, QUIET, 0) == ()
+
+    assert everything(monitor) == before
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
         (suspecting, _Input.HEARD),
         (dead, _Input.DUE),
         (dead, _Input.WATCH),

@@ -107,6 +107,10 @@ def test_a_number_beyond_its_bounds_is_refused(name, least, most, unit):
             "origins must be scheme://host or scheme://host:port, null, or * for all, not 'https://*.test'",
         ),
         ({"origins": (7,)}, "origins must be scheme://host or scheme://host:port, null, or * for all, not 7"),
+        (
+            {"frames": True, "beats": "server"},
+            "beats must be client where frames are used, which only a client sends, not 'server'",
+        ),
         ({"trust_client_ids": "no"}, "trust_client_ids must be True or False, not 'no'"),
         ({"frames": 1}, "frames must be True or False, not 1"),
         ({"grace": 31.4}, "grace must be at least 31.5 s, 1.5 x the sum of delays over 3 attempts, not 31.4"),

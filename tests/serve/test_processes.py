@@ -71,13 +71,41 @@ def test_a_reader_that_goes_away_ends_the_script_quietly(server):
     assert run.stderr == ""
 
 
+@pytest.mark.parametrize("output", ["/dev/full", "&-"])
+def test_output_that_cannot_be_written_hangs_nobody(output):
+    """A full disk, or none at all: no traceback, and the status says what was found out."""
+    command = f"'{BIN}/heartbeat-client' ws://127.0.0.1:{free_port()}/ws --attempts 0 >{output}"
+    run = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=30, check=False)  # noqa: S602
+    assert run.returncode == 2
+    assert "Traceback" not in run.stderr
+
+
+def test_who_never_reached_the_server_is_not_told_that_all_was_answered():
+    """Ctrl-C while still trying: nothing was sent, and the status is 2."""
+    with client(f"ws://127.0.0.1:{free_port()}/ws") as run:
+        run.event("reconnecting", 20)
+        run.signal(signal.SIGINT)
+        assert run.event("summary", 10)["sent"] == 0
+        assert run.wait(5) == 2
+
+
+def test_a_server_that_is_stopped_tells_its_clients_to_come_back_later(tmp_path):
+    """SIGTERM: 1012 to everybody, and then it is gone."""
+    with twistd(cwd=tmp_path) as server, client(server.url(), "--interval", "0.2") as run:
+        run.event("pong", 20)
+        server.signal(signal.SIGTERM)
+        assert run.event("closed", 10)["code"] == 1012
+        assert 1000 <= run.event("reconnecting", 10)["delay_ms"] <= 10_000
+        server.wait(10)
+
+
 def test_the_server_says_at_start_where_it_listens_and_how_soon_it_finds_out(tmp_path):
     with twistd("--interval", "2", cwd=tmp_path) as server:
         url = server.url()
         assert url.startswith("ws://127.0.0.1:")
         line = server.line_with("a dead peer is found", 10)
-        # max(2, 6) + 6 + 3 + 2 x 0.2 for the end that pings, 2 + 6 + 3 + 2 x 0.2 for the end that watches.
-        assert "within 15.4 s by the end that pings, within 11.4 s by the end that watches" in line
+        # max(2, 6) + 6 + 3 + 2 x 0.2 for a client that pings, a tick more for a server; 2 + 6 + 3 + 2 x 0.2 to watch.
+        assert "within 15.4 s by a client that pings, within 15.6 s by a server that pings, within 11.4 s by" in line
         assert server.line_with("room for", 10)
         # Once it answers, the reactor runs, and handles signals.
         with client(url, "--count", "1") as run:
@@ -105,6 +133,8 @@ def test_a_port_that_is_taken_is_one_sentence(server, tmp_path):
         (["--beats", "nobody"], "--beats must be one of client, server, both, none, not 'nobody'"),
         (["--max-connections", "100000000"], "--max-connections must be"),
         (["--listen", "nowhere:1"], "--listen must be an endpoint description"),
+        (["--listen", "tcp:99999"], "heartbeat: "),
+        (["--origin", "https://*.test"], "--origin must be scheme://host"),
         (["surplus"], "unexpected argument 'surplus'"),
         (["--grace", "1"], "--grace must be at least 31.5 s"),
     ],
@@ -125,6 +155,7 @@ def test_wrong_options_of_the_server_are_one_sentence(tmp_path, options, sentenc
         (["ws://localhost/", "--count", "0"], "--count must be a whole number from 1"),
         (["ws://localhost/", "--header", "nonsense"], "--header must be KEY:VALUE, not 'nonsense'"),
         (["wss://localhost/", "--cacert", "/nonexistent"], "--cacert must be a readable file of PEM certificates"),
+        (["wss://localhost/", "--cacert", ""], "--cacert must be a readable file of PEM certificates"),
         (["wss://localhost/", "--cacert", "x", "--insecure"], "--cacert and --insecure contradict each other"),
     ],
 )

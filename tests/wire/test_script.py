@@ -82,14 +82,14 @@ def test_right_arguments_reach_the_client(monkeypatch, tmp_path):
     monkeypatch.setattr(_Script, "run", lambda self: ran.append(self) or 7)
     monkeypatch.setattr("twisted.internet.reactor", MemoryReactorClock())
     trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
-    common = ["--interval", "0.5", "--attempts", "5", "--beats", "server", "--frames", "--header", "Cookie: a=b"]
+    common = ["--interval", "0.5", "--attempts", "5", "--beats", "client", "--frames", "--header", "Cookie: a=b"]
 
     assert main(["wss://test/", "--cacert", str(tmp_path / "ca.pem"), *common]) == 7
     assert main(["wss://test/", "--insecure"]) == 7
     assert main([URL]) == 7
 
     settings = ran[0]._client.settings
-    assert (settings.interval, settings.attempts, settings.beats, settings.frames) == (0.5, 5, "server", True)
+    assert (settings.interval, settings.attempts, settings.beats, settings.frames) == (0.5, 5, "client", True)
     assert ran[0]._client._factory.headers == {"Cookie": "a=b"}
     assert ran[2]._client.settings.interval is None
 
@@ -402,12 +402,24 @@ def test_what_is_told_after_the_end_is_not_printed(serve, make_client, world):
 
 def test_stopping_twice_stops_once(make_client, world):
     loop = Loop(world)
-    script = _Script(Namespace(json=False, count=None, url=URL), make_client(), loop, io.StringIO())
-    script._stop()
-    assert world.client.calls == []
-
+    client = make_client()
+    script = _Script(Namespace(json=False, count=None, url=URL), client, loop, io.StringIO())
     loop.running = True
+    client.startService()
     script._stop()
-    loop.running = False
+    script._stop()
+    assert len([call for call in world.client.calls if call.func == script._stop_reactor]) == 1
+
     world.advance(0.1)
     assert not loop.running
+
+
+def test_a_stop_that_comes_after_ctrl_c_stops_nothing_more(make_client, world):
+    loop = Loop(world)
+    client = make_client()
+    script = _Script(Namespace(json=False, count=None, url=URL), client, loop, io.StringIO())
+    script._stop()
+    loop.running = "as it was"
+    world.advance(0.1)
+
+    assert loop.running == "as it was"

@@ -152,7 +152,7 @@ def test_it_says_who_it_is_what_holds_and_where_it_listens(start, log):
         f"txheartbeat {__version__}: beats as each client wishes (by client unless it says otherwise) every 6 s"
     )
     assert others[1].startswith(
-        "a dead peer is found within 15.4 s by the end that pings, within 15.4 s by the end that"
+        "a dead peer is found within 15.4 s by a client that pings, within 15.6 s by a server that pings, within 15.4 s"
     )
     assert others[2].startswith("room for 5 connections (open-file limit: ")
 
