@@ -12,28 +12,27 @@ from collections.abc import Callable, Iterable
 from math import inf
 from typing import Any
 
-from OpenSSL import SSL
-from service_identity import VerificationError
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.error import ConnectionDone, UserError
+from twisted.internet.error import UserError
 from twisted.internet.protocol import connectionDone
-from twisted.internet.ssl import optionsForClientTLS
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from heartbeat.core.backoff import Backoff
 from heartbeat.core.client_link import ClientLink
-from heartbeat.core.errors import CloseCode, SettingError, Unconfirmed, Unreachable, is_final_close, is_final_http
+from heartbeat.core.errors import CloseCode, Unconfirmed, Unreachable, is_final_close, is_final_http
 from heartbeat.core.link import LinkStatus
 from heartbeat.core.monitor import State
 from heartbeat.core.settings import Settings
+from heartbeat.endings import is_of_tls, is_refused_certificate, reason_of
 from heartbeat.factory import HeartbeatClientFactory
+from heartbeat.handshake import request_headers
 from heartbeat.mixin import encode_message
 from heartbeat.protocol import HeartbeatClientProtocol
 from heartbeat.quiet import QuietDeferred
 from heartbeat.ticker import Alarm
+from heartbeat.tls import endpoint_of
 
 __all__ = ["HeartbeatClient"]
 
@@ -99,12 +98,12 @@ class HeartbeatClient(Service):
     ) -> None:
         self.settings = settings or Settings()
         self._factory = HeartbeatClientFactory(
-            url, self.settings, reactor=reactor, headers=_headers(headers), protocols=list(protocols)
+            url, self.settings, reactor=reactor, headers=request_headers(headers), protocols=list(protocols)
         )
         self._factory.protocol = _Connection
         self._factory.owner = self
         self._ticker = self._factory.heartbeat.ticker
-        self._endpoint = endpoint or self._url_endpoint(tls)
+        self._endpoint = endpoint or endpoint_of(self._factory, tls)
         self._chance = chance
         self._backoff = Backoff(self.settings.delays, self.settings.attempts)
         self._connection: _Connection | None = None
@@ -244,7 +243,7 @@ class HeartbeatClient(Service):
     def _connect_failed(self, failure: Failure) -> None:
         self._connecting = None
         cancelled = failure.check(CancelledError, UserError) is not None
-        self._ended(self._no_answer() if cancelled else f"could not connect: {_reason(failure)}")
+        self._ended(self._no_answer() if cancelled else f"could not connect: {reason_of(failure)}")
 
     def _opening_failed(self, now: float) -> None:
         if self._connecting is not None:
@@ -308,9 +307,8 @@ class HeartbeatClient(Service):
             )
             return
         if connection._heartbeat is None or connection._heartbeat.link is None:
-            secure = failure.check(SSL.Error, VerificationError) is not None
-            why = _reason(failure) if secure else connection.wasNotCleanReason or _reason(failure)
-            self._ended(f"could not open: {why}", final=_is_refused_certificate(failure))
+            why = reason_of(failure) if is_of_tls(failure) else connection.wasNotCleanReason or reason_of(failure)
+            self._ended(f"could not open: {why}", final=is_refused_certificate(failure))
             return
         if connection.closedByMe:
             # Its answer to that (Autobahn's is 1000, whatever it was sent) is no verdict of the server's.
@@ -319,7 +317,7 @@ class HeartbeatClient(Service):
             words = connection.remoteCloseReason
             detail = f"closed by the server ({code}{': ' + words if words else ''})"
         else:
-            detail = f"lost: {_reason(failure)}"
+            detail = f"lost: {reason_of(failure)}"
         self._report(connection._heartbeat.link.status("closed", self._ticker.now(), detail, code=code))
         self._ended(detail, final=is_final_close(code), code=code)
 
@@ -426,40 +424,3 @@ class HeartbeatClient(Service):
             self.linkChanged(status)
         except Exception:  # noqa: BLE001  # a host's hook may raise anything, and the client must go on
             self._log.failure("linkChanged failed")
-
-    def _url_endpoint(self, tls: Any) -> Any:
-        factory = self._factory
-        host = factory.host.strip("[]")
-        endpoint: Any = HostnameEndpoint(factory.reactor, host, factory.port)
-        if not factory.isSecure:
-            return endpoint
-        return wrapClientTLS(tls or optionsForClientTLS(host), endpoint)
-
-
-def _headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for name, value in pairs:
-        if not name or any(char in name + value for char in "\r\n\0") or ":" in name:
-            raise SettingError("headers", (name, value), "a name and a value without line ends")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers
-
-
-def _is_refused_certificate(failure: Failure) -> bool:
-    """Whether TLS failed for a reason that another attempt would only meet again."""
-    if failure.check(VerificationError) is not None:
-        return True
-    return failure.check(SSL.Error) is not None and "certificate verify failed" in str(failure.value)
-
-
-def _reason(failure: Failure) -> str:
-    """A failure in a sentence, for people."""
-    if failure.check(VerificationError) is not None:
-        return "the certificate is for another host"
-    if failure.check(SSL.Error) is not None:
-        parts = failure.value.args[0] if failure.value is not None and failure.value.args else ()
-        words = {part[-1] for part in parts if part}
-        return "TLS failed: " + (", ".join(sorted(words)) or "the connection was cut")
-    if failure.check(ConnectionDone) is not None:
-        return "the other end closed the connection"
-    return str(failure.getErrorMessage()).rstrip(".")

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from urllib.parse import urlsplit
+
+from heartbeat.core.errors import SettingError
 
 __all__ = [
     "HEAD_LIMIT",
@@ -17,6 +19,7 @@ __all__ = [
     "http_refusal",
     "origin_refusal",
     "path_of",
+    "request_headers",
     "speaks_for_itself",
     "wants_websocket",
 ]
@@ -95,6 +98,16 @@ def _is_this_machine(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def request_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """A client's own headers, by name; a name given twice has both values. Raises SettingError."""
+    headers: dict[str, str] = {}
+    for name, value in pairs:
+        if not name or any(char in name + value for char in "\r\n\0") or ":" in name:
+            raise SettingError("headers", (name, value), "a name and a value without line ends")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
 
 
 def has_body(head: bytes) -> bool:

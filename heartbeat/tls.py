@@ -6,15 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from OpenSSL import SSL, crypto
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import Certificate, CertificateOptions, optionsForClientTLS, trustRootFromCertificates
 from zope.interface import implementer
 
 from heartbeat.core.errors import SettingError
 
-__all__ = ["trust_anybody", "trust_file"]
+__all__ = ["endpoint_of", "trust_anybody", "trust_file"]
 
 _END = b"-----END CERTIFICATE-----"
+
+
+def endpoint_of(factory: Any, tls: Any) -> Any:
+    """Where a client factory's URL leads; over TLS where it says so, as `tls` or the platform trusts."""
+    host = factory.host.strip("[]")
+    endpoint: Any = HostnameEndpoint(factory.reactor, host, factory.port)
+    if not factory.isSecure:
+        return endpoint
+    return wrapClientTLS(tls or optionsForClientTLS(host), endpoint)
 
 
 def trust_file(host: str, path: str) -> Any:

@@ -16,7 +16,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
 from heartbeat import HeartbeatClient, HeartbeatServerProtocol, SettingError, Settings, Unconfirmed, Unreachable
-from heartbeat.client import _is_refused_certificate, _reason
+from heartbeat.endings import is_refused_certificate, reason_of
 
 
 @pytest.fixture
@@ -1189,7 +1189,7 @@ def test_why_it_could_not_connect_is_a_sentence(make_client, world, error, sente
     client.startService()
 
     assert client.told[0].detail == f"could not connect: {sentence}"
-    assert _reason(Failure(error)) == sentence
+    assert reason_of(Failure(error)) == sentence
 
 
 @pytest.mark.parametrize(
@@ -1203,7 +1203,7 @@ def test_why_it_could_not_connect_is_a_sentence(make_client, world, error, sente
 )
 def test_a_certificate_that_is_refused_once_is_refused_again(serve, start_client, world, error, refused):
     """So that nobody tries it three times."""
-    assert _is_refused_certificate(Failure(error)) is refused
+    assert is_refused_certificate(Failure(error)) is refused
     world.listen(Factory.forProtocol(Protocol))
     client = start_client()
     world.connections[0][1].protocol.connectionLost(Failure(error))
