@@ -28,7 +28,7 @@ def test_ten_beats_are_answered(server):
     assert (events[-1]["sent"], events[-1]["answered"], events[-1]["lost"]) == (10, 10, 0)
 
 
-@pytest.mark.parametrize("beats", ["server", "both", "none"])
+@pytest.mark.parametrize("beats", ["server", "both", pytest.param("none", marks=pytest.mark.slow)])
 def test_every_way_of_beating_works_between_real_ends(server, beats):
     """A client that wishes for it gets two beats of whichever end, and loses none."""
     interval = "2" if beats == "none" else "0.2"
