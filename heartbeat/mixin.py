@@ -258,11 +258,6 @@ class HeartbeatServerMixin(Heartbeat):
             edge.carry(edge.link.unknown(message))
         return taken
 
-    def _onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        super()._onClose(wasClean, code, reason)
-        if self._heartbeat is not None:
-            ServerShared.of(self.factory).closed()  # type: ignore[attr-defined]  # Autobahn's
-
 
 class HeartbeatClientMixin(Heartbeat):
     """Gives an application's own Autobahn client protocol a heartbeat: `class Mine(HeartbeatClientMixin, Base)`.
@@ -286,11 +281,4 @@ class HeartbeatClientMixin(Heartbeat):
             settings = replace(settings, frames=True, beats=None)
         now = edge.now()
         link = ClientLink(settings, shared.ticker.running, now, guest=self._heartbeat_guest)
-        shared.woken.add(edge.woke)
         edge.start(link, link.open(now))
-
-    def _onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        edge = self._heartbeat
-        if edge is not None:
-            ClientShared.of(self.factory).woken.discard(edge.woke)  # type: ignore[attr-defined]  # Autobahn's
-        super()._onClose(wasClean, code, reason)

@@ -101,29 +101,29 @@ class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, WebSocketServerP
         if end < 0:
             return
         head = self.data[: end + 2]
-        refusal = self._heartbeat_refusal(head)
+        plain, site = not wants_websocket(head), getattr(self.factory, "site", None)
+        refusal = self._heartbeat_refusal(head, site) if plain else self._heartbeat_upgrade_refusal(head)
         if refusal is not None:
             self.failHandshake(*refusal)
-        elif not wants_websocket(head) and self._heartbeat_site() is not None:
-            self._heartbeat_hand_over(self._heartbeat_site())
+        elif plain and site is not None:
+            self._heartbeat_hand_over(site)
         else:
             self._heartbeat_asked = True
             super().processHandshake()
 
-    def _heartbeat_site(self) -> Any:
-        """Who takes plain requests, where the factory is ours and has somebody."""
-        return getattr(self.factory, "site", None)
-
-    def _heartbeat_refusal(self, head: bytes) -> tuple[Any, ...] | None:
-        """Why a request may not come in: a sentence, the HTTP status, headers."""
-        if wants_websocket(head):
-            paths, is_full = getattr(self.factory, "paths", None), getattr(self.factory, "is_full", None)
-            if paths is not None and path_of(head) not in paths:
-                return "there is no WebSocket here, try " + " or ".join(paths), 404
-            if is_full is not None and is_full():
-                return "no room (setting max_connections)", 503, [("Retry-After", str(RETRY_AFTER))]
-        elif has_body(head) and not getattr(self._heartbeat_site(), "takes_bodies", True):
+    def _heartbeat_refusal(self, head: bytes, site: Any) -> tuple[Any, ...] | None:
+        """Why a plain request may not come in: a sentence, and the HTTP status."""
+        if has_body(head) and not getattr(site, "takes_bodies", True):
             return "nothing here takes a request with a body", 413
+        return None
+
+    def _heartbeat_upgrade_refusal(self, head: bytes) -> tuple[Any, ...] | None:
+        """Why a WebSocket may not come in: a sentence, the HTTP status, headers."""
+        paths, is_full = getattr(self.factory, "paths", None), getattr(self.factory, "is_full", None)
+        if paths is not None and path_of(head) not in paths:
+            return "there is no WebSocket here, try " + " or ".join(paths), 404
+        if is_full is not None and is_full():
+            return "no room (setting max_connections)", 503, [("Retry-After", str(RETRY_AFTER))]
         return None
 
     def _onMessageFrameBegin(self, length: int) -> None:

@@ -1,6 +1,7 @@
 """What all connections of one factory have in common: settings, the tick, the register, the registered types.
 
-Made when the first connection needs it, for factories of any class. Never holds a connection.
+Made when the first connection needs it, for factories of any class. Knows which connections there are, and
+lets go of each when it is gone.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ def is_local(address: object) -> bool:
 class Shared:
     """The common part of either end."""
 
-    def __init__(self, factory: Any, settings: Settings, ticker: Ticker) -> None:
+    def __init__(self, factory: Any, settings: Settings) -> None:
         self.factory = factory
         self.settings = settings
-        self.ticker = ticker
+        self.ticker = Ticker(factory.reactor, settings.tick, on_tick=self._ticked, on_wake=self._woke)
         self.handlers: dict[str, Handler] = {}
         #: The connections there are.
         self.edges: set[Any] = set()
@@ -59,14 +60,9 @@ class Shared:
         shared: Self | None = factory.__dict__.get(_ATTRIBUTE)
         if shared is None:
             settings = getattr(factory, "heartbeat_settings", None) or Settings()
-            shared = cls.made_for(factory, settings)
+            shared = cls(factory, settings)
             setattr(factory, _ATTRIBUTE, shared)
         return shared
-
-    @classmethod
-    def made_for(cls, factory: Any, settings: Settings) -> Self:
-        """One for `factory`, on its reactor."""
-        raise NotImplementedError
 
     def close_all(self, code: int, reason: str) -> Deferred[None]:
         """Close every connection; fires when all are gone, which takes `close_timeout` at most."""
@@ -84,6 +80,12 @@ class Shared:
             for closed in closing:
                 closed.callback(None)
 
+    def _ticked(self, now: float) -> None:
+        """A tick has passed."""
+
+    def _woke(self, now: float) -> None:
+        """The machine has slept."""
+
 
 class ServerShared(Shared):
     """A server's: the register besides, and the announcements of who joined and who left."""
@@ -91,16 +93,11 @@ class ServerShared(Shared):
     _log = Logger()
 
     def __init__(self, factory: Any, settings: Settings) -> None:
-        super().__init__(factory, settings, Ticker(factory.reactor, settings.tick, on_tick=self._ticked))
+        super().__init__(factory, settings)
         # The settings have filled in what was left open.
         self.presence = Presence(settings.grace or 0.0, settings.grace_away or 0.0)
         self._awaiting = False
         self._stopped = False
-
-    @classmethod
-    def made_for(cls, factory: Any, settings: Settings) -> Self:
-        """One for `factory`, on its reactor."""
-        return cls(factory, settings)
 
     @staticmethod
     def new_client_id() -> str:
@@ -122,8 +119,9 @@ class ServerShared(Shared):
         self._log.debug("{client_id} left", client_id=client_id)
         self._announce("clientLeft", client_id)
 
-    def closed(self) -> None:
-        """A connection closed: while anybody's absence is yet to be announced, the tick goes on."""
+    def one_is_gone(self) -> None:
+        """A connection is gone: while anybody's absence is yet to be announced, the tick goes on."""
+        super().one_is_gone()
         if not self._awaiting and not self._stopped and self.presence.count(Standing.DETACHED):
             self._awaiting = True
             self.ticker.enter()
@@ -162,15 +160,6 @@ class ServerShared(Shared):
 class ClientShared(Shared):
     """A client's. Its connections hear when the machine has slept."""
 
-    def __init__(self, factory: Any, settings: Settings, ticker: Ticker | None = None) -> None:
-        super().__init__(factory, settings, ticker or Ticker(factory.reactor, settings.tick, on_wake=self._woke))
-        self.woken: set[Callable[[float], None]] = set()
-
-    @classmethod
-    def made_for(cls, factory: Any, settings: Settings) -> Self:
-        """One for `factory`, on its reactor."""
-        return cls(factory, settings)
-
     def _woke(self, now: float) -> None:
-        for woke in tuple(self.woken):
-            woke(now)
+        for edge in tuple(self.edges):
+            edge.woke(now)

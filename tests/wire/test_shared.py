@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 
 from heartbeat import HeartbeatServerFactory
 from heartbeat.core.settings import Settings
-from heartbeat.shared import ClientShared, ServerShared, Shared, is_local
+from heartbeat.shared import ClientShared, ServerShared, is_local
 
 LOCAL = {
     "IPv4 loopback": (IPv4Address("TCP", "127.0.0.1", 1), True),
@@ -64,12 +64,7 @@ def test_it_is_made_for_autobahns_own_factories(world):
     client = WebSocketClientFactory("ws://test/", reactor=world.client)
 
     assert ServerShared.of(server).presence.connections == 0
-    assert ClientShared.of(client).woken == set()
-
-
-def test_the_common_part_alone_is_of_no_end():
-    with pytest.raises(NotImplementedError):
-        Shared.of(Factory())
+    assert ClientShared.of(client).edges == set()
 
 
 def test_client_ids_are_ours_and_each_is_new():
@@ -223,10 +218,14 @@ def test_a_server_that_starts_again_waits_as_before(server, connect, world, told
 # A client's.
 
 
-def test_whoever_wants_to_hear_of_sleep_does(world):
+def test_every_connection_hears_of_sleep(world):
     shared = ClientShared.of(WebSocketClientFactory("ws://test/", reactor=world.client))
     heard = []
-    shared.woken.add(heard.append)
+
+    class Sleeper:
+        woke = staticmethod(heard.append)
+
+    shared.edges.add(Sleeper())
     shared.ticker.enter()
     world.sleep(60)
     world.advance(61)
