@@ -16,8 +16,11 @@ __all__ = [
     "SessionFull",
     "SettingError",
     "StateError",
+    "StoreError",
+    "Unauthorized",
     "Unconfirmed",
     "Unreachable",
+    "Violation",
     "is_final_close",
     "is_final_http",
 ]
@@ -55,6 +58,23 @@ class PeerError(HeartbeatError):
         self.code = code
         self.detail = detail
         self.re = re
+
+
+class Violation(HeartbeatError):
+    """The peer broke a rule on which the session rests: the connection closes with `code`, the session may go on."""
+
+    def __init__(self, code: CloseCode, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+class StoreError(HeartbeatError):
+    """The store of sessions cannot be used: what is wrong, in a sentence with its name."""
+
+
+class Unauthorized(HeartbeatError):
+    """An `Authenticator` lets somebody not in: closes 4401 with this sentence, which the other end can read."""
 
 
 class SessionFull(HeartbeatError):

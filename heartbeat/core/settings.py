@@ -12,10 +12,13 @@ from typing import Any
 
 from heartbeat.core.errors import PeerError, SettingError
 
-__all__ = ["BEATS", "DEFAULT_INTERVAL", "Settings", "Timing"]
+__all__ = ["BEATS", "DEFAULT_INTERVAL", "LEVEL0", "Settings", "Timing"]
 
 #: Who sends the JSON pings. `none`: nobody, both ends only watch.
 BEATS = ("client", "server", "both", "none")
+
+#: What a server may do with pages that open no session.
+LEVEL0 = ("allow", "refuse")
 
 #: Seconds between beats, where nobody says otherwise.
 DEFAULT_INTERVAL = 6.0
@@ -41,13 +44,28 @@ _BOUNDS: dict[str, tuple[float, float, str]] = {
     "message_limit": (1024, 2**40, "bytes"),
     "outgoing_limit": (65_536, 2**40, "bytes"),
     "ping_limit": (64, 4096, "bytes"),
+    "kept_limit": (4, 1_000_000, "messages"),
+    "kept_bytes": (4096, 2**40, "bytes"),
+    "sessions_bytes": (65_536, 2**50, "bytes"),
+    "full_patience": (0.1, 3600.0, "s"),
+    "judge_timeout": (0.1, 600.0, "s"),
     "backlog": (1, 65_535, ""),
     "trust_forwarded": (0, 16, ""),
 }
 
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/*?#\s]+")
 
-_WHOLE = ("attempts", "message_limit", "outgoing_limit", "ping_limit", "backlog", "trust_forwarded")
+_WHOLE = (
+    "attempts",
+    "message_limit",
+    "outgoing_limit",
+    "ping_limit",
+    "kept_limit",
+    "kept_bytes",
+    "sessions_bytes",
+    "backlog",
+    "trust_forwarded",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +191,17 @@ class Settings:
     grace_away: float | None = None
     #: Server: how long a session is kept for a client that is gone.
     window: float = 120.0
+    #: What a session keeps at most of what the other end has not handled: messages, and their bytes.
+    kept_limit: int = 1000
+    kept_bytes: int = 1_048_576
+    #: Server: what all sessions keep together; one identity or address a sixteenth of it at most.
+    sessions_bytes: int = 268_435_456
+    #: Server: a session at its bound whose client is there and handles nothing for so long is ended.
+    full_patience: float = 30.0
+    #: Server: how long the judgement of an `onopen` may take.
+    judge_timeout: float = 5.0
+    #: Server: whether pages that open no session are served; None: unless there is an `Authenticator`.
+    level0: str | None = None
     #: Server: from TCP connect to the end of the opening handshake.
     handshake_timeout: float = 5.0
     #: How long a closing handshake may take before the socket is aborted.
@@ -207,6 +236,8 @@ class Settings:
         _one_of("schedule", self.schedule, _SCHEDULES)
         if self.beats is not None:
             _one_of("beats", self.beats, BEATS)
+        if self.level0 is not None:
+            _one_of("level0", self.level0, LEVEL0)
         if self.client_id is not None and not is_client_id(self.client_id):
             raise SettingError("client_id", self.client_id, "1 to 64 visible ASCII characters")
         for name in ("frames", "trust_client_ids"):
