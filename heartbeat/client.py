@@ -2,35 +2,44 @@
 
 One attempt at a time, told apart by the connection it made; an old socket is detached and aborted
 before a new one opens, so nothing it may still say reaches anybody. The heartbeat belongs to the
-open connection and starts again with each.
+open connection and starts again with each. What was sent belongs to the session, which goes on.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from math import inf
+from os import PathLike
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks, succeed
 from twisted.internet.error import UserError
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from heartbeat.channel import Channel
 from heartbeat.core.backoff import Backoff
 from heartbeat.core.client_link import ClientLink
 from heartbeat.core.errors import CloseCode, Unconfirmed, Unreachable, is_final_close, is_final_http
 from heartbeat.core.link import LinkStatus
 from heartbeat.core.monitor import State
+from heartbeat.core.opening import Declared
+from heartbeat.core.session import Session
 from heartbeat.core.settings import Settings
+from heartbeat.edge import Edge
 from heartbeat.endings import is_of_tls, is_refused_certificate, reason_of
+from heartbeat.ends import ClientEdge
 from heartbeat.factory import HeartbeatClientFactory
+from heartbeat.handling import Handling, encode_message
 from heartbeat.handshake import request_headers
-from heartbeat.mixin import encode_message
 from heartbeat.protocol import HeartbeatClientProtocol
 from heartbeat.quiet import QuietDeferred
+from heartbeat.sessions import session_of
+from heartbeat.sqlite import SqliteStore
+from heartbeat.store import Contents, Store, when
 from heartbeat.ticker import Alarm
 from heartbeat.tls import endpoint_of
 
@@ -58,10 +67,35 @@ class _Connection(HeartbeatClientProtocol):
         return self.owner.pingReceived() if self.owner._connection is self else None
 
     def messageReceived(self, message: dict[str, Any]) -> object:
-        return self.owner.messageReceived(message) if self.owner._connection is self else None
+        return self.owner.messageReceived(message)
 
     def pongReceived(self, rtt: float | None, clients: int | None) -> None:
         self.owner._pong_received(self, rtt, clients)
+
+    def _heartbeat_deliver(self, message: dict[str, Any]) -> None:
+        if self.owner._connection is self:
+            super()._heartbeat_deliver(message)
+
+    def _heartbeat_take(self, message: dict[str, Any], handling: Handling) -> Deferred[Any] | None:
+        # A numbered message is the session's, whichever connection brought it.
+        before, self.owner.handling = self.owner.handling, handling
+        try:
+            return super()._heartbeat_take(message, handling)
+        finally:
+            self.owner.handling = before
+
+    def _heartbeat_resumes(self, edge: Edge) -> Session | None:
+        return self.owner._resumes()
+
+    def _heartbeat_opened(self, edge: ClientEdge, declared: Declared | None) -> None:
+        if self.owner._connection is self:
+            self.owner._declared(edge, declared)
+
+    def _heartbeat_left(self, edge: ClientEdge) -> None:
+        """The session is the client's, which sees to it."""
+
+    def _heartbeat_broken(self, edge: ClientEdge) -> None:
+        self.owner._broken(edge)
 
     def _heartbeat_drained(self, shortest: float, longest: float) -> None:
         self.owner._drained(self, shortest, longest)
@@ -74,7 +108,8 @@ class _Connection(HeartbeatClientProtocol):
 class HeartbeatClient(Service):
     """Keeps one connection to `url` alive while it runs as a service.
 
-    Override, or assign, `linkChanged(status)`, `messageReceived(message)` and `pongReceived(rtt, clients)`.
+    Override, or assign, `linkChanged(status)`, `messageReceived(message)`, `pongReceived(rtt, clients)` and
+    `sessionLost(error)`. `session` is a file (or a `Store`) that keeps the session, so that it outlives this process.
 
     `endpoint` is an `IStreamClientEndpoint`, where to connect (default: the URL's host and port), `tls` an
     `IOpenSSLClientConnectionCreator` for `wss://` (default: the platform's trust roots and the URL's
@@ -94,15 +129,29 @@ class HeartbeatClient(Service):
         tls: Any = None,
         headers: Iterable[tuple[str, str]] = (),
         protocols: Iterable[str] = (),
+        session: str | PathLike[str] | Store | None = None,
         chance: Callable[[], float] = _chance,
     ) -> None:
         self.settings = settings or Settings()
+        # A session that is kept in a file is left to its next process; any other ends with this client.
+        self._store = SqliteStore(session, reactor=reactor) if isinstance(session, str | PathLike) else session
         self._factory = HeartbeatClientFactory(
-            url, self.settings, reactor=reactor, headers=request_headers(headers), protocols=list(protocols)
+            url,
+            self.settings,
+            store=self._store,
+            reactor=reactor,
+            headers=request_headers(headers),
+            protocols=list(protocols),
         )
         self._factory.protocol = _Connection
         self._factory.owner = self
+        #: While a handler is called: the message that it handles.
+        self.handling: Handling | None = None
         self._ticker = self._factory.heartbeat.ticker
+        self._sessions = self._factory.heartbeat.sessions
+        self._sessions.ended.append(self._session_ended)
+        self._channel = self._sessions.provisional()
+        self._window = 0.0
         self._endpoint = endpoint or endpoint_of(self._factory, tls)
         self._chance = chance
         self._backoff = Backoff(self.settings.delays, self.settings.attempts)
@@ -112,6 +161,7 @@ class HeartbeatClient(Service):
         self._opening = Alarm(self._ticker, self._opening_failed)
         self._waiting = Alarm(self._ticker, lambda now: self._connect())
         self._stable = Alarm(self._ticker, self._settled)
+        self._expiry = Alarm(self._ticker, lambda now: self._end_session("expired"))
         self._answered = False
         self._pings_before = 0
         # After a drain: when to come back, and until when that counts.
@@ -135,6 +185,9 @@ class HeartbeatClient(Service):
 
     def pingReceived(self) -> object:
         """A ping of the server's arrived, and was answered."""
+
+    def sessionLost(self, error: Unconfirmed) -> object:
+        """The session could not be resumed, and these messages were never confirmed."""
 
     # What an application may call.
 
@@ -160,12 +213,32 @@ class HeartbeatClient(Service):
         """Have `handler(client, message)` called for messages of type `kind`."""
         self._factory.register(kind, lambda protocol, message: handler(self, message))
 
-    def send(self, message: dict[str, Any]) -> Deferred[None]:
-        """Send an application message; see `HeartbeatClientProtocol.send`. Fails with Unconfirmed while not open."""
-        if self._connection is None or not self._is_open():
-            encode_message(message)
-            return QuietDeferred.failed(Unconfirmed((message,), "closed"))
-        return self._connection.send(message)
+    def send(self, message: dict[str, Any], *, volatile: bool = False) -> Deferred[None]:
+        """Send an application message, now or when the link is open (again).
+
+        Fires with None when the server's handler has finished; at level 0 when the frame was given to the transport.
+        Fails with Unconfirmed when the session is lost or this client does not run, or is unreachable without a
+        session; with SessionFull when nothing more is kept. May be ignored. `volatile`: at once or not at
+        all, without a number. Raises TypeError or ValueError for what is no such message.
+        """
+        edge = self._edge()
+        if volatile or (edge is not None and edge.plain):
+            if edge is not None and self._is_open():
+                return edge.send(message, volatile=True)
+            return self._never(message, "closed")
+        if not self.running:
+            return self._never(message, "closed")
+        if not self._channel.session.sid and self._is_unreachable():
+            return self._never(message, "unreachable")
+        return self._channel.send(message)
+
+    def whenRoom(self) -> Deferred[None]:
+        """Fires when `send` has room for a message; fails with Unconfirmed (of none) when the session is lost."""
+        return self._channel.when_room()
+
+    def _never(self, message: dict[str, Any], reason: str) -> Deferred[None]:
+        encode_message(message)
+        return QuietDeferred.failed(Unconfirmed((message,), reason))
 
     def retry(self) -> None:
         """Try again now: after `unreachable`, or instead of waiting for the next attempt. The count starts afresh."""
@@ -182,7 +255,7 @@ class HeartbeatClient(Service):
         if self._is_open():
             return succeed(self)
         deferred: Deferred[HeartbeatClient] = Deferred()
-        if self.running and self._status.event == "unreachable" and self._is_idle():
+        if self._is_unreachable():
             deferred.errback(Unreachable(self._status.detail))
         else:
             self._when_open.append(deferred)
@@ -200,7 +273,10 @@ class HeartbeatClient(Service):
         self._detach()
         self._stopped()
         self._backoff.stable()
-        self._connect()
+        if self._store is None:
+            self._connect()
+        else:
+            when(self._store.start(), self._load, self._no_store)
 
     def stopService(self) -> Deferred[None]:
         """Close the connection (1000); fires when it is gone, within `close_timeout`."""
@@ -208,6 +284,7 @@ class HeartbeatClient(Service):
             return succeed(None)
         super().stopService()  # type: ignore[no-untyped-call]  # Twisted's
         self._disarm()
+        self._expiry.disarm()
         self._abort_former()
         self._tell_waiting(Unreachable("the client was stopped"))
         if self._connecting is not None:
@@ -216,11 +293,87 @@ class HeartbeatClient(Service):
         self._stopping = Deferred()
         self._stopping.addCallback(lambda _: self._ticker.leave())
         stopped = self._stopping
+        code = CloseCode.NORMAL
+        if self._store is None:
+            self._end_session("closed")
+        else:
+            # Whoever comes next with the same file carries it on.
+            code = CloseCode.GOING_AWAY
+            self._sessions.suspend("stopped")
+            self._channel.suspend("stopped")
+            self._channel = self._sessions.provisional()
+            store = self._store
+            stopped.addCallback(lambda _: store.stop())
         if connection is None or connection._heartbeat is None or connection._heartbeat.over:
             self._stopped()
         else:
-            connection._heartbeat.close(CloseCode.NORMAL, "done")
+            connection._heartbeat.close(code, "done")
         return stopped
+
+    # The session.
+
+    @inlineCallbacks
+    def _load(self, contents: Contents) -> Generator[Any, Any, None]:
+        """The session of the file, if there is one: to be resumed with the first connection."""
+        for head in contents.heads[-1:]:
+            kept = yield self._sessions.store.replay(head.sid, head.confirmed)
+            channel = Channel(session_of(head, kept, self._sessions.bounds), self._sessions, waits=False)
+            self._sessions.channels[head.sid] = channel
+            channel.restore([one.receipt for one in kept])
+            channel.marks.update(head.marks)
+            self._channel, self._window = channel, head.window
+            self._expiry.arm(self._ticker.now() + head.window)
+        if self.running:
+            self._connect()
+
+    def _no_store(self, failure: Failure) -> None:
+        self._give_up(failure.getErrorMessage())
+
+    def _resumes(self) -> Session | None:
+        session = self._channel.session
+        return session if session.sid else None
+
+    def _declared(self, edge: ClientEdge, declared: Declared | None) -> None:
+        """The server has declared a session, or that it has none."""
+        known = self._channel.session
+        if declared is None:
+            if known.sid:
+                self._end_session("unknown")
+            edge.plain = True
+            self._channel.flush(edge.write)
+            return
+        self._window = declared.window
+        if known.sid != declared.sid or not declared.resumed:
+            if known.sid:
+                self._end_session(declared.reason)
+            self._expiry.disarm()
+            edge.begin(self._channel, declared)
+        elif known.judge(declared.last, declared.sent):
+            self._expiry.disarm()
+            known.resume(declared.last)
+            self._channel.confirmed()
+            edge.admit(self._channel)
+        else:
+            # It has forgotten what it had confirmed, or confirms what was never sent.
+            self._end_session("gap")
+            edge.cut(CloseCode.GAP, "the numbers do not fit")
+
+    def _broken(self, edge: ClientEdge) -> None:
+        if self._channel.connection is edge and self._channel.session.stumble():
+            self._end_session("gap")
+
+    def _end_session(self, reason: str) -> None:
+        """The session is over; the next messages are sent in another."""
+        channel, self._channel = self._channel, self._sessions.provisional()
+        self._expiry.disarm()
+        channel.end(reason)
+
+    def _session_ended(self, channel: Channel, error: Unconfirmed) -> None:
+        if error.messages:
+            try:
+                self.sessionLost(error)
+            except Exception:  # noqa: BLE001  # a host's hook may raise anything, and the client must go on
+                self._log.failure("sessionLost failed")
 
     # One attempt.
 
@@ -230,9 +383,21 @@ class HeartbeatClient(Service):
         self._answered = False
         self._return_at = self._return_by = -inf
         self._opening.arm(self._ticker.now() + self.settings.open_timeout)
-        connecting = self._connecting = self._endpoint.connect(self._factory)
+        connecting = self._connecting = self._reach()
         connecting.addCallbacks(self._connected, self._connect_failed)
         connecting.addErrback(lambda failure: self._log.failure("connecting failed; this is a bug", failure))
+
+    def _reach(self) -> Deferred[Any]:
+        """Connect; an attempt to resume is counted, and kept, before it is made."""
+        session = self._channel.session
+        if not session.sid:
+            connecting: Deferred[Any] = self._endpoint.connect(self._factory)
+            return connecting
+        session.attempt += 1
+        session.fence += 1
+        saved = self._sessions.store.take_over(session.sid, session.attempt)
+        reached = saved if isinstance(saved, Deferred) else succeed(saved)
+        return reached.addCallback(lambda _: self._endpoint.connect(self._factory))
 
     def _connected(self, connection: Any) -> None:
         # An endpoint may wrap the protocol that our factory built.
@@ -299,6 +464,9 @@ class HeartbeatClient(Service):
             self._stopped()
             return
         code, status = connection.remoteCloseCode, connection.refused_with
+        if code == CloseCode.SUPERSEDED:
+            # Somebody else has this session, a copy of us perhaps: let him, and open another.
+            self._end_session("superseded")
         if status is not None:
             self._ended(
                 f"the server refused the handshake with HTTP {status}",
@@ -361,6 +529,9 @@ class HeartbeatClient(Service):
         return max(0.0, self._return_at - now) if drained else Backoff.restarted(self._chance())
 
     def _give_up(self, why: str) -> None:
+        if not self._channel.session.sid:
+            # Nobody will ever take what waits here for a session.
+            self._end_session("unreachable")
         status = LinkStatus(event="unreachable", state=None, detail=why, attempt=self._backoff.attempt)
         self._report(status)
         if self._is_idle():
@@ -377,10 +548,19 @@ class HeartbeatClient(Service):
         """Whether there is no connection, and none under way."""
         return self._connection is None and self._connecting is None
 
+    def _is_unreachable(self) -> bool:
+        """Whether nothing more will be tried by itself."""
+        return bool(self.running) and self._status.event == "unreachable" and self._is_idle()
+
+    def _edge(self) -> ClientEdge | None:
+        """The edge of the present connection."""
+        edge = self._connection._heartbeat if self._connection is not None else None
+        return edge if isinstance(edge, ClientEdge) else None
+
     def _link(self) -> ClientLink | None:
         """The link of the present connection, once its WebSocket is open."""
-        edge = self._connection._heartbeat if self._connection is not None else None
-        return edge.link if edge is not None and isinstance(edge.link, ClientLink) else None
+        edge = self._edge()
+        return None if edge is None else edge.link
 
     def _is_open(self) -> bool:
         link = self._link()
@@ -389,6 +569,11 @@ class HeartbeatClient(Service):
     def _leave(self) -> _Connection | None:
         """Have no present connection any more; returns the one there was."""
         self._pings_before = self.pings_sent
+        edge, channel = self._edge(), self._channel
+        if edge is not None and channel.connection is edge:
+            channel.detach()
+            heard = edge.link.monitor.heard_at if edge.link is not None else self._ticker.now()
+            self._expiry.arm(heard + self._window)
         connection, self._connection = self._connection, None
         return connection
 

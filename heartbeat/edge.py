@@ -2,6 +2,7 @@
 
 One small object a connection, in the wheel on a server, with an exact alarm on a client. Decides
 nothing about the peer. What goes wrong on the way is caught here, once, logged, and closes 1011.
+What only one of the ends does is in `ends`.
 """
 
 from __future__ import annotations
@@ -12,27 +13,37 @@ from typing import Any
 
 from autobahn.util import encode_truncate
 from autobahn.websocket.protocol import WebSocketProtocol
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from heartbeat import outbox
-from heartbeat.core.errors import CloseCode
+from heartbeat.channel import Channel
+from heartbeat.core.errors import CloseCode, Unconfirmed
 from heartbeat.core.link import (
     Abort,
     Answered,
     Asked,
+    Close,
+    Confirmed,
     Deliver,
     Drain,
     Effects,
     Joined,
+    Judge,
     Left,
     Link,
     NotOurs,
+    Opened,
     PingFrame,
     Refused,
     Report,
+    Run,
     Turn,
 )
 from heartbeat.core.monitor import Traffic
+from heartbeat.core.opening import Declared, Opening
+from heartbeat.handling import Handling, encode_message
+from heartbeat.quiet import QuietDeferred
 from heartbeat.shared import Shared
 from heartbeat.ticker import Alarm
 
@@ -43,10 +54,23 @@ class Edge:
     """The heartbeat of one connection at its transport.
 
     `exact`: with a timer of its own instead of a place in the wheel. `dead`: convicted, or failed by
-    a bug; whatever still arrives is not even looked at. `over`: the connection is gone.
+    a bug; whatever still arrives is not even looked at. `over`: the connection is gone. `channel`: the end
+    of the session that it carries, or carried last.
     """
 
-    __slots__ = ("_alarm", "_at_limit", "_limit", "_stuck", "dead", "link", "over", "protocol", "shared", "slot")
+    __slots__ = (
+        "_alarm",
+        "_at_limit",
+        "_limit",
+        "_stuck",
+        "channel",
+        "dead",
+        "link",
+        "over",
+        "protocol",
+        "shared",
+        "slot",
+    )
 
     _log = Logger()
 
@@ -54,6 +78,7 @@ class Edge:
         self.protocol = protocol
         self.shared = shared
         self.link: Link | None = None
+        self.channel: Channel | None = None
         self.slot: int | None = None
         self.dead = False
         self.over = False
@@ -136,6 +161,7 @@ class Edge:
         self.shared.ticker.wheel.disarm(self)
         self.shared.edges.discard(self)
         self.shared.ticker.leave()
+        self.leave(code)
         if self.link is not None:
             self.carry(self.link.close(self.now(), code))
         self.shared.one_is_gone()
@@ -177,6 +203,55 @@ class Edge:
         frame = protocol.current_frame
         growing = frame is not None and frame.opcode < 8 and bool(protocol.data or protocol.frame_data)
         return Traffic(given, written, written - (outbox.unacknowledged(protocol.transport) or 0), growing)
+
+    # What the session wants of its connection.
+
+    def write(self, payload: bytes) -> None:
+        """Send a text frame, if the connection is open."""
+        if self.protocol.state == WebSocketProtocol.STATE_OPEN and not self.dead:
+            self.protocol.sendMessage(payload)
+
+    def room(self) -> float:
+        """How many bytes may be written: a replay leaves half of the bound to what else there is to say."""
+        return self.shared.settings.outgoing_limit // 2 - (outbox.queued(self.protocol.transport) or 0)
+
+    def take(self, message: dict[str, Any], handling: Handling) -> Deferred[Any] | None:
+        """Give a message to its handler."""
+        taken: Deferred[Any] | None = self.protocol._heartbeat_take(message, handling)
+        return taken
+
+    def send(self, message: dict[str, Any], *, volatile: bool) -> Deferred[None]:
+        """Send a message of the application's: in the session, or as it is."""
+        if self.channel is not None and not volatile:
+            return self.channel.send(message)
+        payload = encode_message(message)
+        if self.dead or self.protocol.state != WebSocketProtocol.STATE_OPEN:
+            return QuietDeferred.failed(Unconfirmed((message,), "closed"))
+        self.protocol.sendMessage(payload)
+        return QuietDeferred.fired()
+
+    def cut(self, code: int, reason: str) -> None:
+        """Close, and read nothing more."""
+        self.dead = True
+        self.close(code, reason)
+
+    # The ends differ in these.
+
+    def leave(self, code: int | None) -> None:
+        """The connection is gone, with the peer's close code or without any: see to its session."""
+        raise NotImplementedError
+
+    def broken(self) -> None:
+        """The peer broke a rule on which the session rests."""
+        raise NotImplementedError
+
+    def judge(self, opening: Opening | None) -> None:
+        """Ask who a server's client may be, and what it gets."""
+        raise NotImplementedError
+
+    def opened(self, declared: Declared | None) -> None:
+        """A client's: the server has declared a session, or that it has none."""
+        raise NotImplementedError
 
     def carry(self, effects: Effects) -> None:
         """Carry out what the link says, and look again when it wants to be looked at."""
@@ -248,6 +323,20 @@ class Edge:
         self.protocol.wasNotCleanReason = f"heartbeat timeout ({effect.reason})"
         self.close(effect.code, effect.reason)
 
+    def _close(self, effect: Close) -> None:
+        if effect.code in (CloseCode.GAP, CloseCode.BAD_ACK):
+            self._log.info("closing {peer}: {why}", peer=self.protocol.peer, why=effect.reason)
+            self.broken()
+        self.cut(effect.code, effect.reason)
+
+    def _run(self, effect: Run) -> None:
+        if self.channel is not None:
+            self.channel.run()
+
+    def _confirmed(self, effect: Confirmed) -> None:
+        if self.channel is not None:
+            self.channel.confirmed()
+
     def _turn(self, effect: Turn) -> None:
         self.shared.ticker.turn(lambda: self.guarded(self._confirm))
 
@@ -259,6 +348,11 @@ _CARRIED: dict[type[Any], Callable[[Edge, Any], object]] = {
     PingFrame: lambda edge, effect: edge.protocol.sendPing(effect.payload),
     Abort: Edge._abort,
     Turn: Edge._turn,
+    Close: Edge._close,
+    Run: Edge._run,
+    Confirmed: Edge._confirmed,
+    Judge: lambda edge, effect: edge.judge(effect.opening),
+    Opened: lambda edge, effect: edge.opened(effect.declared),
     Deliver: lambda edge, effect: edge.protocol._heartbeat_deliver(effect.message),
     Refused: Edge._refused,
     Report: lambda edge, effect: edge.protocol.linkChanged(effect.status),

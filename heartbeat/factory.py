@@ -10,11 +10,15 @@ from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
 from heartbeat._version import __version__
+from heartbeat.auth import Authenticator
+from heartbeat.channel import Channel
+from heartbeat.core.errors import Unconfirmed
 from heartbeat.core.presence import Presence
 from heartbeat.core.settings import Settings
 from heartbeat.limits import room_for_connections
 from heartbeat.protocol import HeartbeatClientProtocol, HeartbeatServerProtocol
 from heartbeat.shared import ClientShared, Handler, ServerShared
+from heartbeat.store import Store
 
 __all__ = ["HeartbeatClientFactory", "HeartbeatServerFactory"]
 
@@ -26,7 +30,11 @@ class _Registered:
     """What both factories share: the registration of message types."""
 
     def register(self, kind: str, handler: Handler) -> None:
-        """Have `handler(protocol, message)` called for messages of type `kind`. May return a Deferred or coroutine."""
+        """Have `handler(protocol, message)` called for messages of type `kind`. May return a Deferred or coroutine.
+
+        Those of one session are handled one at a time, in order, each when the one before has finished. What is to
+        follow in the same transaction is told to `protocol.handling`. A handler must not wait for its own `send`.
+        """
         self.heartbeat.handlers[kind] = handler  # type: ignore[attr-defined]  # of both
 
 
@@ -46,6 +54,8 @@ class HeartbeatServerFactory(_Registered, WebSocketServerFactory):  # type: igno
         *,
         site: Any = None,
         paths: tuple[str, ...] | None = None,
+        store: Store | None = None,
+        authenticator: Authenticator | None = None,
         reactor: Any = None,
         **autobahn: Any,
     ) -> None:
@@ -54,10 +64,13 @@ class HeartbeatServerFactory(_Registered, WebSocketServerFactory):  # type: igno
         super().__init__(reactor=reactor, **autobahn)
         settings = settings or Settings()
         self.heartbeat_settings = settings
+        self.heartbeat_store = store
+        self.heartbeat_authenticator = authenticator
         self.site = site
         self.paths = paths
         self.room = room_for_connections(settings.max_connections)
         self.heartbeat: ServerShared = ServerShared.of(self)
+        self.heartbeat.sessions.ended.append(self._session_ended)
         self.setProtocolOptions(
             **_options(settings),
             webStatus=False,
@@ -77,6 +90,13 @@ class HeartbeatServerFactory(_Registered, WebSocketServerFactory):  # type: igno
 
     def clientLeft(self, client_id: str) -> None:
         """A client id is gone for good."""
+
+    def sessionLost(self, client_id: str, error: Unconfirmed) -> None:
+        """A session of `client_id` has ended, and these messages to it were never confirmed."""
+
+    def _session_ended(self, channel: Channel, error: Unconfirmed) -> None:
+        if error.messages:
+            self.heartbeat.announce("sessionLost", channel.session.client_id, error)
 
     def acceptableProtocols(self) -> list[bytes]:
         """IProtocolNegotiationFactory: without it every browser's `wss://` fails in the TLS handshake."""
@@ -115,7 +135,15 @@ class HeartbeatClientFactory(_Registered, WebSocketClientFactory):  # type: igno
 
     host: str
 
-    def __init__(self, url: str, settings: Settings | None = None, *, reactor: Any = None, **autobahn: Any) -> None:
+    def __init__(
+        self,
+        url: str,
+        settings: Settings | None = None,
+        *,
+        store: Store | None = None,
+        reactor: Any = None,
+        **autobahn: Any,
+    ) -> None:
         """Raises ValueError when the URL is none of a WebSocket's."""
         if not url:
             # To Autobahn that means localhost.
@@ -127,6 +155,7 @@ class HeartbeatClientFactory(_Registered, WebSocketClientFactory):  # type: igno
             self.host = f"[{self.host}]"
         settings = settings or Settings()
         self.heartbeat_settings = settings
+        self.heartbeat_store = store
         self.heartbeat: ClientShared = ClientShared.of(self)
         self.setProtocolOptions(**_options(settings), serverConnectionDropTimeout=0)
 

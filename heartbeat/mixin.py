@@ -11,23 +11,23 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from autobahn.websocket.protocol import WebSocketProtocol
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
 from heartbeat.core.client_link import ClientLink
-from heartbeat.core.errors import Unconfirmed
+from heartbeat.core.errors import PeerError, Unconfirmed
 from heartbeat.core.link import LinkStatus
-from heartbeat.core.messages import encode
+from heartbeat.core.messages import error_frame, unknown_type
+from heartbeat.core.opening import Declared
 from heartbeat.core.server_link import ServerLink
-from heartbeat.core.settings import Settings
+from heartbeat.core.session import Session
 from heartbeat.edge import Edge
-from heartbeat.handshake import speaks_for_itself
+from heartbeat.ends import ClientEdge, ServerEdge
+from heartbeat.handling import Handling, call, encode_message
 from heartbeat.quiet import QuietDeferred
-from heartbeat.shared import ClientShared, ServerShared, Shared, is_local
+from heartbeat.shared import ClientShared, ServerShared, Shared
 
-__all__ = ["Heartbeat", "HeartbeatClientMixin", "HeartbeatServerMixin", "encode_message"]
-
-_RESERVED = frozenset({"onopen", "ping", "ack", "error", "drain"})
+__all__ = ["Heartbeat", "HeartbeatClientMixin", "HeartbeatServerMixin"]
 
 _OUTSIDERS = ("autobahn.", "twisted.", "builtins", "txaio", "zope.", "heartbeat.")
 
@@ -37,6 +37,9 @@ class Heartbeat:
 
     #: Subprotocols under which our JSON may be spoken; under any other, only RFC 6455 pings are.
     heartbeat_subprotocols: ClassVar[tuple[str, ...]] = ()
+
+    #: While a handler is called: the message that it handles, by which it answers. Take it before the first `await`.
+    handling: Handling | None = None
 
     _heartbeat: Edge | None = None
     _heartbeat_guest: ClassVar[bool] = True
@@ -85,17 +88,18 @@ class Heartbeat:
             return None
         return edge.link.status(edge.link.monitor.state.value, edge.now(), "")
 
-    def send(self, message: dict[str, Any]) -> Deferred[None]:
+    def send(self, message: dict[str, Any], *, volatile: bool = False) -> Deferred[None]:
         """Send an application message: an object with a `type` that is not one of ours.
 
-        Fires with None when the frame was given to the transport; fails with Unconfirmed when the
-        connection is not open. Raises TypeError or ValueError for what is no such message.
+        Fires with None when the other end's handler has finished; without a session, or `volatile`, when the frame was
+        given to the transport. Fails with Unconfirmed when that will not come to be known, with SessionFull
+        when nothing more is kept. May be ignored. Raises TypeError or ValueError for what is no such message.
         """
-        payload = encode_message(message)
-        if self.state != WebSocketProtocol.STATE_OPEN:
+        edge = self._heartbeat
+        if edge is None or edge.link is None:
+            encode_message(message)
             return QuietDeferred.failed(Unconfirmed((message,), "closed"))
-        self.sendMessage(payload)  # type: ignore[attr-defined]  # Autobahn's
-        return QuietDeferred.fired()
+        return edge.send(message, volatile=volatile)
 
     # Interception: Autobahn calls these.
 
@@ -172,24 +176,43 @@ class Heartbeat:
         spoken = self.websocket_protocol_in_use  # type: ignore[attr-defined]  # Autobahn's
         return self._heartbeat_guest and spoken is not None and spoken not in self.heartbeat_subprotocols
 
-    def _heartbeat_deliver(self, message: dict[str, Any]) -> bool:
-        """Hand a message to whoever takes it; False when nobody does."""
+    def _heartbeat_deliver(self, message: dict[str, Any]) -> None:
+        """A message without a number: handled at once, beside others."""
+        edge: Edge = self._heartbeat  # type: ignore[assignment]  # messages come by it
+        name = edge.link.client_id if edge.link is not None else None
+        channel = edge.channel if edge.channel is not None and edge.channel.session.sid else None
+        handling = Handling(channel, None, name, edge.write)
+        result = self._heartbeat_take(message, handling)
+        if result is None:
+            edge.shared.sessions.commit(handling.settle())
+            return
+        result.addCallback(lambda _: edge.shared.sessions.commit(handling.settle()))
+        result.addErrback(self._heartbeat_refused, handling)
+        result.addErrback(self._heartbeat_failed)
+
+    def _heartbeat_refused(self, failure: Failure, handling: Handling) -> None:
+        handling.forget()
+        failure.trap(PeerError)
+        if self._heartbeat is not None:
+            self._heartbeat.write(error_frame(failure.value))  # type: ignore[arg-type]  # trapped
+
+    def _heartbeat_take(self, message: dict[str, Any], handling: Handling) -> Deferred[Any] | None:
+        """Hand a message to whoever takes it; None when that is done. Fails with PeerError when nobody does."""
         shared: Shared = self._heartbeat.shared  # type: ignore[union-attr]  # messages come by it
         handler = shared.handlers.get(message["type"])
-        if handler is not None:
-            self._heartbeat_await(handler(self, message))
-            return True
-        if type(self).messageReceived is Heartbeat.messageReceived:
-            return False
-        self._heartbeat_await(self.messageReceived(message))
-        return True
+        before, self.handling = self.handling, handling
+        try:
+            if handler is not None:
+                return call(handler, self, message)
+            if type(self).messageReceived is Heartbeat.messageReceived:
+                return self._heartbeat_unknown(message)
+            return call(self.messageReceived, message)
+        finally:
+            self.handling = before
 
-    def _heartbeat_await(self, result: object) -> None:
-        """A handler may take its time; that it failed is never lost."""
-        if hasattr(result, "__await__") and not isinstance(result, Deferred):
-            result = ensureDeferred(result)  # type: ignore[arg-type]  # any awaitable coroutine will do
-        if isinstance(result, Deferred):
-            result.addErrback(self._heartbeat_failed)
+    def _heartbeat_unknown(self, message: dict[str, Any]) -> Deferred[Any] | None:
+        """Nobody takes it: a client says so to nobody."""
+        return None
 
     def _heartbeat_failed(self, failure: Failure) -> None:
         edge = self._heartbeat
@@ -207,16 +230,6 @@ def _is_autobahn(base: type) -> bool:
     return base.__module__.startswith("autobahn.") and issubclass(base, WebSocketProtocol)
 
 
-def encode_message(message: dict[str, Any]) -> bytes:
-    """An application message as JSON. Raises TypeError or ValueError, with one sentence."""
-    kind = message.get("type") if isinstance(message, dict) else None
-    if not isinstance(kind, str):
-        raise TypeError("a message is a dict with a type that is text")
-    if kind in _RESERVED:
-        raise ValueError(f"messages of type {kind} are the heartbeat's own")
-    return encode(message)
-
-
 class HeartbeatServerMixin(Heartbeat):
     """Gives an application's own Autobahn server protocol a heartbeat: `class Echo(HeartbeatServerMixin, Base)`.
 
@@ -227,8 +240,7 @@ class HeartbeatServerMixin(Heartbeat):
     _heartbeat_intercepts = True
 
     def _heartbeat_edge(self) -> Edge:
-        shared = ServerShared.of(self.factory)  # type: ignore[attr-defined]  # Autobahn's
-        self._heartbeat = Edge(self, shared, exact=False)
+        self._heartbeat = ServerEdge(self, ServerShared.of(self.factory))  # type: ignore[attr-defined]  # Autobahn's
         return self._heartbeat
 
     def _heartbeat_open(self, edge: Edge) -> None:
@@ -239,24 +251,15 @@ class HeartbeatServerMixin(Heartbeat):
             edge.now(),
             presence=shared.presence,
             client_id=shared.new_client_id(),
-            claims=self._heartbeat_honours_claims(shared.settings),
             spread=shared.spread(),
             guest=self._heartbeat_guest,
+            plain=shared.plain_pages,
         )
-        edge.start(link, link.open(edge.now()))
+        edge.enter(link)  # type: ignore[attr-defined]  # a server's
 
-    def _heartbeat_honours_claims(self, settings: Settings) -> bool:
-        if settings.trust_client_ids:
-            return True
-        # Behind a proxy on this machine everybody looks local.
-        return is_local(self.transport.getPeer()) and speaks_for_itself(self.http_headers)  # type: ignore[attr-defined]  # Autobahn's
-
-    def _heartbeat_deliver(self, message: dict[str, Any]) -> bool:
-        taken = super()._heartbeat_deliver(message)
-        edge = self._heartbeat
-        if not taken and edge is not None and isinstance(edge.link, ServerLink):
-            edge.carry(edge.link.unknown(message))
-        return taken
+    def _heartbeat_unknown(self, message: dict[str, Any]) -> Deferred[Any] | None:
+        """Nobody takes it: say so, unless it is an error, which is never answered."""
+        return None if message["type"] == "error" else fail(unknown_type(message))
 
 
 class HeartbeatClientMixin(Heartbeat):
@@ -270,8 +273,7 @@ class HeartbeatClientMixin(Heartbeat):
     _heartbeat_intercepts = True
 
     def _heartbeat_edge(self) -> Edge:
-        shared = ClientShared.of(self.factory)  # type: ignore[attr-defined]  # Autobahn's
-        self._heartbeat = Edge(self, shared, exact=True)
+        self._heartbeat = ClientEdge(self, ClientShared.of(self.factory))  # type: ignore[attr-defined]  # Autobahn's
         return self._heartbeat
 
     def _heartbeat_open(self, edge: Edge) -> None:
@@ -280,5 +282,28 @@ class HeartbeatClientMixin(Heartbeat):
         if self._heartbeat_is_silent():
             settings = replace(settings, frames=True, beats=None)
         now = edge.now()
-        link = ClientLink(settings, shared.ticker.running, now, guest=self._heartbeat_guest)
+        session = self._heartbeat_resumes(edge)
+        link = ClientLink(settings, shared.ticker.running, now, guest=self._heartbeat_guest, resuming=session)
         edge.start(link, link.open(now))
+
+    # A connection's session is its own, and ends with it; the reconnecting client overrides these.
+
+    def _heartbeat_resumes(self, edge: Edge) -> Session | None:
+        """The session to come back to."""
+        edge.channel = edge.shared.sessions.provisional()
+        return None
+
+    def _heartbeat_opened(self, edge: ClientEdge, declared: Declared | None) -> None:
+        """The server has declared a session, or that it has none."""
+        if declared is None or edge.channel is None:
+            edge.goes_plain()
+        else:
+            edge.begin(edge.channel, declared)
+
+    def _heartbeat_left(self, edge: ClientEdge) -> None:
+        """The connection is gone."""
+        if edge.channel is not None:
+            edge.channel.end("closed")
+
+    def _heartbeat_broken(self, edge: ClientEdge) -> None:
+        """The server broke a rule on which the session rests."""

@@ -1,4 +1,4 @@
-"""What all connections of one factory have in common: settings, the tick, the register, the registered types.
+"""What all connections of one factory have in common: settings, the tick, the sessions, the registered types.
 
 Made when the first connection needs it, for factories of any class. Knows which connections there are, and
 lets go of each when it is gone.
@@ -15,8 +15,10 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from heartbeat.admission import ServerSessions
 from heartbeat.core.presence import Presence, Standing
 from heartbeat.core.settings import Settings
+from heartbeat.sessions import Sessions
 from heartbeat.ticker import Ticker
 
 __all__ = ["ClientShared", "Handler", "ServerShared", "Shared", "is_local"]
@@ -50,6 +52,7 @@ class Shared:
         self.settings = settings
         self.ticker = Ticker(factory.reactor, settings.tick, on_tick=self._ticked, on_wake=self._woke)
         self.handlers: dict[str, Handler] = {}
+        self.sessions = self._make_sessions()
         #: The connections there are.
         self.edges: set[Any] = set()
         self._closing: list[Deferred[None]] = []
@@ -76,12 +79,17 @@ class Shared:
     def one_is_gone(self) -> None:
         """Whoever waits for the last connection is told when it was that."""
         if not self.edges:
+            self.sessions.rest()
             closing, self._closing = self._closing, []
             for closed in closing:
                 closed.callback(None)
 
+    def _make_sessions(self) -> Sessions:
+        return Sessions(self.settings, self.ticker, getattr(self.factory, "heartbeat_store", None))
+
     def _ticked(self, now: float) -> None:
         """A tick has passed."""
+        self.sessions.ticked(now)
 
     def _woke(self, now: float) -> None:
         """The machine has slept."""
@@ -90,12 +98,17 @@ class Shared:
 class ServerShared(Shared):
     """A server's: the register besides, and the announcements of who joined and who left."""
 
+    sessions: ServerSessions
+
     _log = Logger()
 
     def __init__(self, factory: Any, settings: Settings) -> None:
-        super().__init__(factory, settings)
         # The settings have filled in what was left open.
         self.presence = Presence(settings.grace or 0.0, settings.grace_away or 0.0)
+        super().__init__(factory, settings)
+        #: Connections without a session by their client ids, where somebody writes to clients by name.
+        self.plain: dict[str, dict[Any, None]] | None = None
+        self.sessions.started.append(self.await_absent)
         self._awaiting = False
         self._stopped = False
 
@@ -112,19 +125,30 @@ class ServerShared(Shared):
     def joined(self, client_id: str) -> None:
         """Announce that a client is present now."""
         self._log.debug("{client_id} joined", client_id=client_id)
-        self._announce("clientJoined", client_id)
+        self.announce("clientJoined", client_id)
 
     def left(self, client_id: str) -> None:
         """Announce that a client is gone."""
         self._log.debug("{client_id} left", client_id=client_id)
-        self._announce("clientLeft", client_id)
+        self.announce("clientLeft", client_id)
 
     def one_is_gone(self) -> None:
         """A connection is gone: while anybody's absence is yet to be announced, the tick goes on."""
         super().one_is_gone()
-        if not self._awaiting and not self._stopped and self.presence.count(Standing.DETACHED):
+        self.await_absent()
+
+    def await_absent(self) -> None:
+        """Have the tick go on while anybody may come back."""
+        if not self._awaiting and not self._stopped and self._are_absent():
             self._awaiting = True
             self.ticker.enter()
+
+    @property
+    def plain_pages(self) -> str:
+        """What becomes of pages that open no session: `allow`, `refuse`, or `judge` where somebody is to be asked."""
+        asks = self.sessions.authenticator is not None
+        level0 = self.settings.level0 or ("refuse" if asks else "allow")
+        return "judge" if asks and level0 == "allow" else level0
 
     def start(self) -> None:
         """The server starts, perhaps not for the first time."""
@@ -141,20 +165,35 @@ class ServerShared(Shared):
             self._awaiting = False
             self.ticker.leave()
 
-    def _announce(self, hook: str, client_id: str) -> None:
+    def announce(self, hook: str, *what: object) -> None:
+        """Call a hook of the factory's, if it has one of this name."""
         announce = getattr(self.factory, hook, None)
         if announce is None:
             return
         try:
-            announce(client_id)
+            announce(*what)
         except Exception:  # noqa: BLE001  # a host's hook may raise anything, and the tick must go on
             self._log.failure("{hook} failed", hook=hook)
 
+    def _make_sessions(self) -> Sessions:
+        factory = self.factory
+        return ServerSessions(
+            self.settings,
+            self.ticker,
+            self.presence,
+            store=getattr(factory, "heartbeat_store", None),
+            authenticator=getattr(factory, "heartbeat_authenticator", None),
+        )
+
     def _ticked(self, now: float) -> None:
+        super()._ticked(now)
         for client_id in self.presence.expire(now):
             self.left(client_id)
-        if not self.presence.count(Standing.DETACHED):
+        if not self._are_absent():
             self._rest()
+
+    def _are_absent(self) -> bool:
+        return bool(self.presence.count(Standing.DETACHED) or self.sessions.detached)
 
 
 class ClientShared(Shared):

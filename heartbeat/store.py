@@ -210,13 +210,14 @@ class MemoryStore:
     def __init__(self) -> None:
         self._epoch = new_epoch()
         self._entries: dict[str, _Entry] = {}
-        # The sessions that hold a copy with this receipt.
-        self._receipts: dict[str, set[str]] = {}
+        # The sessions that hold copies with this receipt, each once a copy.
+        self._receipts: dict[str, list[str]] = {}
 
     def start(self) -> Contents:
         """Store: open it; what it held stays."""
-        heads = (entry.head() for entry in self._entries.values())
-        return Contents(self._epoch, tuple(sorted(heads, key=lambda head: head.detached_at or inf)))
+        heads = [entry.head() for entry in self._entries.values()]
+        heads.sort(key=lambda head: inf if head.detached_at is None else head.detached_at)
+        return Contents(self._epoch, tuple(heads))
 
     def stop(self) -> None:
         """Store: close it."""
@@ -280,7 +281,7 @@ class MemoryStore:
     def _forget(self, sid: str, receipt: str | None) -> None:
         holders = self._receipts.get(receipt) if receipt is not None else None
         if holders is not None and receipt is not None:
-            holders.discard(sid)
+            holders.remove(sid)
             if not holders:
                 del self._receipts[receipt]
 
@@ -292,12 +293,12 @@ class MemoryStore:
             entry.kept = deque()
         entry.kept.append((effect.payload, effect.receipt))
         if effect.receipt is not None:
-            self._receipts.setdefault(effect.receipt, set()).add(effect.sid)
+            self._receipts.setdefault(effect.receipt, []).append(effect.sid)
         entry.sent += 1
         return entry.sent
 
     def _settle(self, effect: Settle) -> None:
-        for sid in self._receipts.pop(effect.receipt, ()):
+        for sid in set(self._receipts.pop(effect.receipt, ())):
             kept = self._entries[sid].kept or deque()
             for at, (payload, receipt) in enumerate(kept):
                 if receipt == effect.receipt:

@@ -17,14 +17,17 @@ from heartbeat.core.link import (
     Effect,
     Effects,
     Link,
+    Opened,
     Refused,
     Report,
     milliseconds,
     ping_id_of,
 )
-from heartbeat.core.messages import VERSION, encode, ping_frame, pong_frame, re_of
+from heartbeat.core.messages import OWNED, OWNED_IN_SESSION, VERSION, encode, pong_frame, re_of
 from heartbeat.core.monitor import Monitor, Traffic
+from heartbeat.core.opening import declared
 from heartbeat.core.running import RunningTime
+from heartbeat.core.session import Bounds, Session
 from heartbeat.core.settings import BEATS, Settings
 
 __all__ = ["ClientLink"]
@@ -35,12 +38,21 @@ _ASKED = Asked()
 class ClientLink(Link):
     """The client's end: opens, pings or watches as the server declares, and takes a plain server as it is.
 
-    `opened` turns True with the first sign that the other end speaks with us.
+    `opened` turns True with the first sign that the other end speaks with us. `resuming` is the session to come
+    back to, if there is one.
     """
 
-    __slots__ = ("_open_by", "opened")
+    __slots__ = ("_open_by", "_resuming", "opened")
 
-    def __init__(self, settings: Settings, running: RunningTime, now: float, *, guest: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        running: RunningTime,
+        now: float,
+        *,
+        guest: bool = False,
+        resuming: Session | None = None,
+    ) -> None:
         beats = settings.beats or "client"
         monitor = Monitor(
             settings.timing(), now, pings=beats in ("client", "both"), watches=beats in ("server", "none")
@@ -48,6 +60,7 @@ class ClientLink(Link):
         super().__init__(settings, running, monitor, guest=guest)
         self.opened = False
         self._open_by = now + settings.open_timeout
+        self._resuming = resuming
 
     @property
     def next_at(self) -> float:
@@ -80,21 +93,33 @@ class ClientLink(Link):
         wish: dict[str, Any] = {"type": "onopen", "v": VERSION, "beats": settings.beats or "client"}
         if settings.interval is not None:
             wish["interval_ms"] = milliseconds(settings.interval)
-        wish["session"] = None
+        session = self._resuming
+        wish["session"] = session and {
+            "sid": session.sid,
+            "epoch": session.epoch,
+            "last": session.handled,
+            "sent": session.sent,
+            "try": session.attempt,
+        }
         if settings.client_id is not None:
             wish["client_id"] = settings.client_id
         if settings.token is not None:
             wish["token"] = settings.token
         return wish
 
+    def admitted(self, session: Session, now: float) -> Effects:
+        """What `Opened` asked has been seen to: this is the session of the link."""
+        self.session = session
+        return self._release(now)
+
     def _ping(self, ping_id: int) -> Effect:
-        return self._probe(ping_id) if self.settings.frames else ping_frame(ping_id)
+        return self._probe(ping_id) if self.settings.frames else super()._ping(ping_id)
 
     def _probe(self, ping_id: int) -> Effect:
         # An end that pings probes as it pings: the question is the same, and so is the way to the other application.
         if self.settings.frames or self.monitor.watches:
             return super()._probe(ping_id)
-        return ping_frame(ping_id)
+        return super()._ping(ping_id)
 
     def _refuse(self, error: PeerError) -> Effects:
         return (Refused(error),)
@@ -113,18 +138,26 @@ class ClientLink(Link):
         if self.opened or not known:
             return effects
         kind = "RFC 6455 pings" if self.settings.frames else "plain pings"
-        return (*self._is_open(now, f"open, the server knows {kind}", clients), *effects)
+        return (Opened(None), *self._is_open(now, f"open, the server knows {kind}", clients), *effects)
 
     def _pinged(self, payload: bytes, message: dict[str, Any], now: float) -> Effects:
         status = message.get("status")
+        confirmed = self._acknowledged(message)
         if status == "pong":
-            return self._answered(ping_id_of(message), _count(message), now)
+            return (*confirmed, *self._answered(ping_id_of(message), _count(message), now))
         if status is not None and self.level == 0:
             return self._give_up("refused", now)
         if len(payload) > self.settings.ping_limit:
             raise PeerError("too-big", f"a ping is at most {self.settings.ping_limit} bytes", re_of(message))
         self.monitor.pinged(now)
-        return (pong_frame(payload, message, b'"status":"pong"'), _ASKED)
+        session = self.session
+        if session is None:
+            return (pong_frame(payload, message, b'"status":"pong"', OWNED), _ASKED)
+        pong = pong_frame(payload, message, b'"status":"pong","ack":%d' % session.tell(), OWNED_IN_SESSION)
+        return (*confirmed, pong, _ASKED)
+
+    def _acked(self, payload: bytes, message: dict[str, Any], now: float) -> Effects:
+        return self._acknowledged(message)
 
     def _opening_answered(self, payload: bytes, message: dict[str, Any], now: float) -> Effects:
         if self.opened or message.get("status") != "ok":
@@ -134,16 +167,20 @@ class ClientLink(Link):
         if version is None:
             self.client_id = name if isinstance(name, str) else None
             self.monitor.hold(self.monitor.timeout, now)
-            return self._is_open(now, "open", _count(message))
+            return (Opened(None), *self._is_open(now, "open", _count(message)))
         beats = message.get("beats", "client")
         if type(version) is not int or beats not in BEATS:
             raise PeerError("bad-message", "an onopen answer has a whole v, and beats is one of " + ", ".join(BEATS))
         timing = self.monitor.timing.declared_by(message)
+        settings = self.settings
+        session = declared(message, Bounds(settings.kept_limit, settings.kept_bytes))
         self.client_id = name if isinstance(name, str) else None
         self.level = VERSION
         self.monitor.declare(timing, now, pings=beats in ("client", "both"), watches=beats in ("server", "none"))
         detail = f"open as {self.client_id}, beats: {beats} every {timing.interval:g} s"
-        return self._is_open(now, detail, _count(message))
+        if session is not None:
+            self._held = []
+        return (Opened(session), *self._is_open(now, detail, _count(message)))
 
     def _draining(self, payload: bytes, message: dict[str, Any], now: float) -> Effects:
         shortest, longest = message.get("min_ms"), message.get("max_ms")
@@ -157,7 +194,7 @@ class ClientLink(Link):
     _ROWS: ClassVar = {
         "ping": _pinged,
         "onopen": _opening_answered,
-        "ack": Link._never_answered,
+        "ack": _acked,
         "error": _told,
         "drain": _draining,
     }

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, ClassVar
 
-from heartbeat.core.errors import CloseCode, PeerError
-from heartbeat.core.messages import decode, ping_frame
+from heartbeat.core.errors import CloseCode, PeerError, Violation
+from heartbeat.core.messages import check_type, decode_object, number_of, ping_frame
 from heartbeat.core.monitor import Confirm, Convict, Monitor, SendPing, SendProbe, State, Traffic
 from heartbeat.core.monitor import Effect as MonitorEffect
+from heartbeat.core.opening import Declared, Opening
 from heartbeat.core.running import RunningTime
+from heartbeat.core.session import Session
 from heartbeat.core.settings import Settings
 
 __all__ = [
@@ -23,18 +25,23 @@ __all__ = [
     "Abort",
     "Answered",
     "Asked",
+    "Close",
+    "Confirmed",
     "Deliver",
     "Drain",
     "Effect",
     "Effects",
     "Joined",
+    "Judge",
     "Left",
     "Link",
     "LinkStatus",
     "NotOurs",
+    "Opened",
     "PingFrame",
     "Refused",
     "Report",
+    "Run",
     "Turn",
     "milliseconds",
     "ping_id_of",
@@ -96,6 +103,26 @@ class Deliver:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """The session has something to handle, or to acknowledge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """The peer has handled all of our messages up to this one."""
+
+    upto: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Begin to close with this code, and read nothing more."""
+
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class NotOurs:
     """A frame that belongs to the host of a mixin, untouched."""
 
@@ -149,9 +176,43 @@ class Drain:
     longest: float
 
 
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A server's: who may this be, and which session does it get? Then call `admitted`, or `refused`.
+
+    Of a page that opens no session (None) only the first is asked. Then call `named`, or `refused`.
+    """
+
+    opening: Opening | None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A client's: the server declares this session, or None where it has none. Then call `admitted`."""
+
+    declared: Declared | None
+
+
 #: `bytes` are a text frame to send.
 Effect = (
-    bytes | PingFrame | Abort | Turn | Deliver | NotOurs | Refused | Report | Answered | Asked | Joined | Left | Drain
+    bytes
+    | PingFrame
+    | Abort
+    | Turn
+    | Deliver
+    | Run
+    | Confirmed
+    | Close
+    | NotOurs
+    | Refused
+    | Report
+    | Answered
+    | Asked
+    | Joined
+    | Left
+    | Drain
+    | Judge
+    | Opened
 )
 Effects = tuple[Effect, ...]
 
@@ -159,6 +220,10 @@ Effects = tuple[Effect, ...]
 NOTHING: Effects = ()
 _NOT_OURS: Effects = (NotOurs(),)
 _TURN = Turn()
+_RUN: Effects = (Run(),)
+
+# Never numbered, whatever they say.
+_UNNUMBERED = frozenset({"onopen", "ping", "ack", "drain"})
 
 #: Above this a frame is not looked into on behalf of a mixin: neither a ping nor an `onopen` is that long.
 GUEST_LIMIT = 4096
@@ -172,7 +237,19 @@ class Link:
     `guest`: on behalf of a mixin, so that only what is surely ours is taken.
     """
 
-    __slots__ = ("_closed", "_guest", "_reported", "_running", "client_id", "level", "monitor", "settings")
+    __slots__ = (
+        "_closed",
+        "_deaf",
+        "_guest",
+        "_held",
+        "_reported",
+        "_running",
+        "client_id",
+        "level",
+        "monitor",
+        "session",
+        "settings",
+    )
 
     _ROWS: ClassVar[dict[str, Callable[[Any, bytes, dict[str, Any], float], Effects]]]
 
@@ -181,35 +258,106 @@ class Link:
         self.monitor = monitor
         self.level = 0
         self.client_id: str | None = None
+        self.session: Session | None = None
         self._running = running
         self._guest = guest
         self._closed = False
+        # Closing: what still arrives is not even looked at.
+        self._deaf = False
+        # While an opening is judged: what arrived meanwhile, and waits behind its answer.
+        self._held: list[tuple[bytes, dict[str, Any] | PeerError]] | None = None
         self._reported = State.ACKNOWLEDGED
 
     @property
     def next_at(self) -> float:
         """When `check` wants to be called, in running time."""
-        return inf if self._closed else self.monitor.next_at
+        return inf if self._closed or self._held is not None else self.monitor.next_at
+
+    @property
+    def is_judging(self) -> bool:
+        """Whether what arrives waits behind the answer to an opening."""
+        return self._held is not None
 
     def receive(self, payload: bytes, binary: bool, now: float) -> Effects:
         """A whole message arrived. Its bytes were told of by `heard` before."""
-        if self._closed:
+        if self._closed or self._deaf:
             return NOTHING
-        if self._guest and (binary or len(payload) > GUEST_LIMIT or not payload.lstrip().startswith(b"{")):
+        if self._guest and (binary or self._is_surely_foreign(payload)):
             return _NOT_OURS
+        message: dict[str, Any] | PeerError
         try:
             if binary:
                 raise PeerError("bad-message", "a message is a text frame, not a binary one")
-            message = decode(payload)
+            message = decode_object(payload)
         except PeerError as error:
-            return _NOT_OURS if self._guest else self._refuse(error)
-        row = self._ROWS.get(message["type"])
-        if row is None or (self._guest and not self._is_ours(message["type"])):
-            return _NOT_OURS if self._guest else (Deliver(message),)
+            if self._guest:
+                return _NOT_OURS
+            message = error
+        if self._guest and not self._is_ours(message):  # type: ignore[arg-type]  # an error has returned
+            return _NOT_OURS
+        if self._held is not None:
+            self._held.append((payload, message))
+            return NOTHING
+        return self._take(payload, message, now)
+
+    def _is_surely_foreign(self, payload: bytes) -> bool:
+        too_long = len(payload) > GUEST_LIMIT and self.session is None
+        return too_long or not payload.lstrip().startswith(b"{")
+
+    def _is_ours(self, message: dict[str, Any]) -> bool:
+        kind = message.get("type")
+        if kind in ("ping", "onopen"):
+            return True
+        return self.level > 0 and (kind in self._ROWS or (self.session is not None and "seq" in message))
+
+    def _take(self, payload: bytes, message: dict[str, Any] | PeerError, now: float) -> Effects:
         try:
-            return row(self, payload, message, now)
+            if isinstance(message, PeerError):
+                raise message
+            if self.session is not None and "seq" in message and message.get("type") not in _UNNUMBERED:
+                return self._numbered(self.session, payload, message, now)
+            row = self._ROWS.get(check_type(message)["type"])
+            return (Deliver(message),) if row is None else row(self, payload, message, now)
         except PeerError as error:
             return self._refuse(error)
+        except Violation as violation:
+            return self._break_off(violation)
+
+    def _numbered(self, session: Session, payload: bytes, message: dict[str, Any], now: float) -> Effects:
+        seq = number_of(message, "seq", 1)
+        if seq is None:
+            raise PeerError("bad-message", "seq must be a whole number from 1", message.get("type"))
+        effects = self._acknowledged(message)
+        # They are the session's; the application gets the message as it was sent.
+        del message["seq"]
+        message.pop("ack", None)
+        what: dict[str, Any] | PeerError = message
+        try:
+            check_type(message)
+        except PeerError as error:
+            what = error
+        return effects + _RUN if session.take(seq, what, len(payload)) else effects
+
+    def _acknowledged(self, message: dict[str, Any]) -> Effects:
+        """What the member `ack` says, where a session runs."""
+        session = self.session
+        upto = number_of(message, "ack", 0) if session is not None else None
+        if session is None or upto is None:
+            return NOTHING
+        return (Confirmed(upto),) if session.confirm(upto) else NOTHING
+
+    def _break_off(self, violation: Violation) -> Effects:
+        self._deaf = True
+        return (Close(violation.code, violation.detail),)
+
+    def _release(self, now: float) -> Effects:
+        """The opening is answered: take what waited behind it."""
+        held, self._held = self._held or [], None
+        effects: Effects = ()
+        for payload, message in held:
+            if not self._deaf:
+                effects += self._take(payload, message, now)
+        return effects
 
     def heard(self, now: float) -> Effects:
         """Bytes arrived, of whatever kind."""
@@ -227,7 +375,7 @@ class Link:
 
     def check(self, now: float, traffic: Traffic) -> Effects:
         """`next_at` has come: judge."""
-        if self._closed:
+        if self._closed or self._held is not None:
             return NOTHING
         return self._carry(self.monitor.check(now, traffic, self._running.stalls), now)
 
@@ -266,9 +414,6 @@ class Link:
             **more,
         )
 
-    def _is_ours(self, kind: str) -> bool:
-        return self.level > 0 or kind in ("ping", "onopen")
-
     def _refuse(self, error: PeerError) -> Effects:
         raise NotImplementedError
 
@@ -277,7 +422,7 @@ class Link:
         return PingFrame(_PROBE_PREFIX + b"%d" % ping_id)
 
     def _ping(self, ping_id: int) -> Effect:
-        return ping_frame(ping_id)
+        return ping_frame(ping_id, None if self.session is None else self.session.tell())
 
     def _never_answered(self, payload: bytes, message: dict[str, Any], now: float) -> Effects:
         return NOTHING

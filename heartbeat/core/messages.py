@@ -13,7 +13,16 @@ twice, is rebuilt, ours in the place of theirs. So whatever a page puts into its
 
 **Level 1** begins with the answer to an `onopen` that holds `"v": 1`. The client wishes (`beats`,
 `interval_ms`, `client_id`), the server declares what holds (`watch_ms`, `timeout_ms`, `probe_ms`,
-`limits` besides). From then on a server that pings sends `{"type": "ping", "id": n}`.
+`limits` besides). From then on a server that pings sends `{"type": "ping", "id": n}`. While the server
+judges that `onopen`, every other answer on the connection waits behind it.
+
+**A session** comes with level 1 and outlives its connections. The application's messages, and errors about
+them, carry `seq`: 1, 2, 3 … in each direction for as long as the session lives. Every ping, pong and
+numbered message carries `ack`, the number up to which all handlers have finished; only this lets the other
+end forget. Alone it is `{"type": "ack", "ack": n}`. In the answer to a ping `ack` is the answerer's too. A
+client that comes back names its session, `"session": {"sid": …, "epoch": …, "last": n, "sent": m, "try": k}`:
+what it has handled, what it has sent, and how often it has tried. Both ends then send again what the
+other has not handled, in order, and drop what they have received before.
 
 `error`, `ack`, `drain` and every ping with `"status": "pong"` are never answered, so that two ends
 cannot loop. What cannot be taken is answered by
@@ -33,7 +42,23 @@ import msgspec
 
 from heartbeat.core.errors import PeerError
 
-__all__ = ["VERSION", "bad_json", "decode", "encode", "error_frame", "ping_frame", "pong_frame", "re_of"]
+__all__ = [
+    "OWNED",
+    "OWNED_IN_SESSION",
+    "VERSION",
+    "ack_frame",
+    "bad_json",
+    "check_type",
+    "decode",
+    "decode_object",
+    "encode",
+    "error_frame",
+    "number_of",
+    "ping_frame",
+    "pong_frame",
+    "re_of",
+    "unknown_type",
+]
 
 #: The level-1 version that we speak.
 VERSION = 1
@@ -44,6 +69,11 @@ _decode = msgspec.json.Decoder().decode
 # The fast library refuses these, the wire does not.
 _SURROGATE = regex.compile(rb"\\u[dD][89a-fA-F]")
 _SPACE = regex.compile(r"[ \t\n\r]*")
+_ACK_AT_THE_END = regex.compile(rb',"ack":\d+\}$')
+
+#: The members of a pong that are the answerer's; in a session `ack` is one too.
+OWNED = ("status", "clients")
+OWNED_IN_SESSION = ("status", "clients", "ack")
 
 
 def _no_constant(name: str) -> None:
@@ -58,6 +88,11 @@ def decode(payload: bytes) -> dict[str, Any]:
 
     Raises PeerError (`bad-json`, `bad-message`).
     """
+    return check_type(decode_object(payload))
+
+
+def decode_object(payload: bytes) -> dict[str, Any]:
+    """The object in a text frame, whether or not it is a message. Raises PeerError (`bad-json`, `bad-message`)."""
     try:
         message = _decode(payload)
     except RecursionError:
@@ -66,9 +101,22 @@ def decode(payload: bytes) -> dict[str, Any]:
         message = _decode_slowly(payload, str(reason))
     if type(message) is not dict:
         raise PeerError("bad-message", "a message is a JSON object")
+    return message
+
+
+def check_type(message: dict[str, Any]) -> dict[str, Any]:
+    """The object, which is a message. Raises PeerError (`bad-message`)."""
     if type(message.get("type")) is not str:
         raise PeerError("bad-message", "a message has a type, and the type is text")
     return message
+
+
+def number_of(message: dict[str, Any], name: str, least: int) -> int | None:
+    """The whole number in a member, None where there is no such member. Raises PeerError (`bad-message`)."""
+    value = message.get(name)
+    if value is None or (type(value) is int and value >= least):
+        return value
+    raise PeerError("bad-message", f"{name} must be a whole number from {least}", message.get("type"))
 
 
 def _decode_slowly(payload: bytes, reason: str) -> Any:
@@ -85,15 +133,22 @@ def bad_json(reason: str) -> PeerError:
     return PeerError("bad-json", f"not JSON: {reason}")
 
 
-def pong_frame(payload: bytes, message: dict[str, Any], members: bytes) -> bytes:
+def pong_frame(payload: bytes, message: dict[str, Any], members: bytes, owned: tuple[str, ...] = OWNED) -> bytes:
     """The answer to the ping in `payload`, which decodes to `message`.
 
-    `members` are the answerer's, ready to be spliced: `"status":"pong","clients":3`.
+    `members` are the answerer's, ready to be spliced: `"status":"pong","clients":3`; `owned` are the names
+    of those that are the answerer's, which the asker may have used.
     """
+    if "ack" in owned and "ack" in message:
+        # Our own clients write it last.
+        own = _ACK_AT_THE_END.search(payload)
+        if own is not None and payload.count(b'"ack"') == 1:
+            payload = payload[: own.start()] + b"}"
+            message = {name: value for name, value in message.items() if name != "ack"}
     # A colon stands in every member, so as many colons as names means: no name twice, nothing nested.
     plain = payload.count(b":") == len(message)
-    if "status" in message or "clients" in message or not (plain or _distinct(payload, message)):
-        return _rebuilt(payload, members)
+    if any(name in message for name in owned) or not (plain or _distinct(payload, message)):
+        return _rebuilt(payload, members, owned)
     return payload[: payload.rindex(b"}")] + b"," + members + b"}"
 
 
@@ -101,8 +156,8 @@ def _distinct(payload: bytes, message: dict[str, Any]) -> bool:
     return len(_members(payload)) == len(message)
 
 
-def _rebuilt(payload: bytes, members: bytes) -> bytes:
-    kept = {name: text for name, text in _members(payload) if name not in ("status", "clients")}
+def _rebuilt(payload: bytes, members: bytes, owned: tuple[str, ...]) -> bytes:
+    kept = {name: text for name, text in _members(payload) if name not in owned}
     theirs = ",".join(f"{json.dumps(name)}:{text}" for name, text in kept.items())
     return b"{" + theirs.encode() + b"," + members + b"}"
 
@@ -131,9 +186,16 @@ def _skip(text: str, at: int) -> int:
     return _SPACE.match(text, at).end()  # type: ignore[union-attr]  # the pattern matches anything
 
 
-def ping_frame(ping_id: int) -> bytes:
-    """A ping of our own."""
-    return b'{"type":"ping","id":%d}' % ping_id
+def ping_frame(ping_id: int, ack: int | None = None) -> bytes:
+    """A ping of our own; in a session with what we have handled, as the last member."""
+    if ack is None:
+        return b'{"type":"ping","id":%d}' % ping_id
+    return b'{"type":"ping","id":%d,"ack":%d}' % (ping_id, ack)
+
+
+def ack_frame(ack: int) -> bytes:
+    """What we have handled, alone."""
+    return b'{"type":"ack","ack":%d}' % ack
 
 
 def error_frame(error: PeerError) -> bytes:
@@ -156,3 +218,8 @@ def re_of(message: dict[str, Any]) -> str | int:
     if type(name) is not str or len(name) > 64:
         name = message["type"]
     return name[:64]
+
+
+def unknown_type(message: dict[str, Any]) -> PeerError:
+    """The refusal of a message of a type that nobody takes."""
+    return PeerError("unknown-type", f"nobody here takes messages of type {message['type'][:64]}", re_of(message))

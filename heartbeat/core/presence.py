@@ -22,18 +22,19 @@ class Standing(IntEnum):
     CONNECTED = 2
     #: Under suspicion: a probe is out.
     SUSPECT = 3
-    #: No connection, but it may come back and nobody need know that it was gone.
+    #: No connection, but it may come back: its absence is not announced yet, or a session of its is kept.
     DETACHED = 4
 
 
 class _Client:
-    """One client id: its connections, and whether its join was announced."""
+    """One client id: its connections, how many sessions are kept for it, and whether its join was announced."""
 
-    __slots__ = ("announced", "connections", "leaves_at", "name", "standing")
+    __slots__ = ("announced", "connections", "leaves_at", "name", "sessions", "standing")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.connections: list[Connection] = []
+        self.sessions = 0
         self.standing: Standing | None = None
         self.announced = False
         self.leaves_at = 0.0
@@ -95,14 +96,25 @@ class Presence:
 
     def open(self, client_id: str) -> Connection:
         """A connection of `client_id` opened; it joins when it is first announced."""
-        client = self._clients.get(client_id)
-        if client is None:
-            client = self._clients[client_id] = _Client(client_id)
+        client = self._client(client_id)
         connection = Connection(client)
         client.connections.append(connection)
         self._connections += 1
         self._recount(client)
         return connection
+
+    def keep(self, client_id: str) -> None:
+        """A session is kept for `client_id`, connected or not: while it is, the client may come back."""
+        client = self._client(client_id)
+        client.sessions += 1
+        self._recount(client)
+
+    def release(self, client_id: str) -> None:
+        """A session of `client_id` has ended. An absence that is yet to be announced still is, in its time."""
+        client = self._clients[client_id]
+        client.sessions -= 1
+        if not client.sessions and not client.connections and not client.announced:
+            self._forget(client)
 
     def announce(self, connection: Connection) -> bool:
         """The connection has shown that it means to stay; True when its client joins by that."""
@@ -127,8 +139,11 @@ class Presence:
         if client.connections:
             self._recount(client)
             return False
-        if at_once or not client.announced:
+        if (at_once or not client.announced) and not client.sessions:
             return self._forget(client)
+        if not client.announced:
+            self._recount(client)
+            return False
         away = connection.standing is Standing.AWAY
         client.leaves_at = now + (self._grace_away if away else self._grace)
         heappush(self._leaving, (client.leaves_at, client.name))
@@ -142,10 +157,19 @@ class Presence:
             at, name = heappop(self._leaving)
             client = self._clients.get(name)
             # It may have come back, and even gone again, since this appointment was made.
-            if client is not None and client.standing is Standing.DETACHED and client.leaves_at == at:
+            if client is None or client.standing is not Standing.DETACHED or client.leaves_at != at:
+                continue
+            left.append(name)
+            client.announced = False
+            if not client.sessions:
                 self._forget(client)
-                left.append(name)
         return left
+
+    def _client(self, client_id: str) -> _Client:
+        client = self._clients.get(client_id)
+        if client is None:
+            client = self._clients[client_id] = _Client(client_id)
+        return client
 
     def _forget(self, client: _Client) -> bool:
         self._restand(client, None)

@@ -10,12 +10,23 @@ from math import inf
 from typing import Any, ClassVar
 
 from heartbeat.core.errors import CloseCode, PeerError
-from heartbeat.core.link import NOTHING, Effects, Joined, Left, Link, Report, milliseconds, ping_id_of
-from heartbeat.core.messages import VERSION, encode, error_frame, pong_frame, re_of
+from heartbeat.core.link import NOTHING, Close, Effects, Joined, Judge, Left, Link, Report, milliseconds, ping_id_of
+from heartbeat.core.messages import (
+    OWNED,
+    OWNED_IN_SESSION,
+    VERSION,
+    encode,
+    error_frame,
+    pong_frame,
+    re_of,
+    unknown_type,
+)
 from heartbeat.core.monitor import Monitor, State, Traffic
+from heartbeat.core.opening import Opening, opening
 from heartbeat.core.presence import Presence, Standing
 from heartbeat.core.running import RunningTime
-from heartbeat.core.settings import BEATS, Settings, is_client_id
+from heartbeat.core.session import Session
+from heartbeat.core.settings import Settings
 
 __all__ = ["ServerLink"]
 
@@ -23,8 +34,10 @@ __all__ = ["ServerLink"]
 class ServerLink(Link):
     """The server's end.
 
-    `client_id` is the id that it gives, `claims` whether an id the peer only claims is honoured,
-    `spread` a number from [0, 1) by which the first ping is put off, so that a crowd does not beat in step.
+    `client_id` is the id that it gives, `spread` a number from [0, 1) by which the first ping is put off, so
+    that a crowd does not beat in step. `plain` says what becomes of a page that opens no session: `allow`, `refuse`, or
+    `judge`, which asks by `Judge(None)` who it is before it is answered.
+    `spoke` says whether anything arrived after an opening of level 1.
     """
 
     __slots__ = (
@@ -32,11 +45,13 @@ class ServerLink(Link):
         "_announced",
         "_base",
         "_beats",
-        "_claims",
         "_connection",
+        "_opening",
         "_pinged_at",
+        "_plain",
         "_presence",
         "_spread",
+        "spoke",
     )
 
     def __init__(
@@ -47,15 +62,17 @@ class ServerLink(Link):
         *,
         presence: Presence,
         client_id: str,
-        claims: bool = False,
         spread: float = 0.0,
         guest: bool = False,
+        plain: str = "allow",
     ) -> None:
         super().__init__(settings, running, Monitor(settings.timing(), now, pings=False, watches=True), guest=guest)
         self.client_id = client_id
-        self._claims = claims
         self._spread = spread
+        self._plain = plain
         self._beats = "client"
+        self._opening: Opening | None = None
+        self.spoke = False
         self._presence = presence
         self._connection = presence.open(client_id)
         self._announced = False
@@ -67,7 +84,7 @@ class ServerLink(Link):
     @property
     def next_at(self) -> float:
         """When `check` wants to be called, in running time."""
-        return inf if self._closed else min(self.monitor.next_at, self._active_until)
+        return inf if self._closed or self._held is not None else min(self.monitor.next_at, self._active_until)
 
     @property
     def standing(self) -> Standing:
@@ -96,10 +113,47 @@ class ServerLink(Link):
 
     def unknown(self, message: dict[str, Any]) -> Effects:
         """The application takes no such message: say so."""
-        kind = message["type"]
-        return self._refuse(
-            PeerError("unknown-type", f"nobody here takes messages of type {kind[:64]}", re_of(message))
+        return self._refuse(unknown_type(message))
+
+    def admitted(self, session: Session, now: float, *, resumed: bool = False, reason: str = "") -> Effects:
+        """What `Judge` asked is decided: the session, and whose it is; `reason` is why another was not resumed.
+
+        Answers the opening, and then what has waited behind it.
+        """
+        wish = self._opening
+        if self._closed or self._deaf or wish is None:
+            return NOTHING
+        self._opening = None
+        effects = self._rename(session.client_id, now)
+        self.level = VERSION
+        self.session = session
+        self._beats = self.settings.beats or wish.beats or "client"
+        timing = self.settings.timing(self.settings.granted_interval(wish.interval))
+        self.monitor.declare(
+            timing,
+            now,
+            pings=self._beats in ("server", "both"),
+            watches=self._beats in ("client", "none"),
+            first_ping=timing.interval * self._spread,
         )
+        effects += self._announce()
+        self._beaten(now, False)
+        return (encode(self._declaration(resumed, reason)), *effects, *self._release(now))
+
+    def named(self, client_id: str, now: float) -> Effects:
+        """What `Judge(None)` asked is decided: who the page is that opens no session. Answers what has waited."""
+        if self._closed or self._deaf:
+            return NOTHING
+        self._plain = "allow"
+        return (*self._rename(client_id, now), *self._release(now))
+
+    def refused(self, code: int, detail: str) -> Effects:
+        """What `Judge` asked is decided: not this one."""
+        if self._closed or self._deaf:
+            return NOTHING
+        self._held = None
+        self._deaf = True
+        return (Close(code, detail),)
 
     def close(self, now: float, code: int | None) -> Effects:
         """The connection is gone; announces the leave, now or after the grace."""
@@ -115,6 +169,18 @@ class ServerLink(Link):
 
     def _refuse(self, error: PeerError) -> Effects:
         return (error_frame(error),)
+
+    def _take(self, payload: bytes, message: dict[str, Any] | PeerError, now: float) -> Effects:
+        if self.level > 0:
+            self.spoke = True
+        elif self._plain != "allow" and not (isinstance(message, dict) and _is_opening(message)):
+            if self._plain == "refuse":
+                return self.refused(
+                    CloseCode.UNAUTHORIZED, "clients without a session are not served here (setting level0)"
+                )
+            self._held = [(payload, message)]
+            return (Judge(None),)
+        return super()._take(payload, message, now)
 
     def _changed(self, now: float) -> Effects:
         effects = super()._changed(now)
@@ -150,15 +216,23 @@ class ServerLink(Link):
         if len(payload) > self.settings.ping_limit:
             raise PeerError("too-big", f"a ping is at most {self.settings.ping_limit} bytes", re_of(message))
         away = message.get("away") is True
+        confirmed = self._acknowledged(message)
         if message.get("status") == "pong":
             if not self.monitor.knows(ping_id_of(message)):
-                return NOTHING
+                return confirmed
             self._beaten(now, away)
-            return self._answered(ping_id_of(message), None, now)
+            return (*confirmed, *self._answered(ping_id_of(message), None, now))
         joined = self._announce()
         self._beaten(now, away)
         self.monitor.pinged(now)
-        return (pong_frame(payload, message, b'"status":"pong","clients":%d' % self._presence.active), *joined)
+        active, session = self._presence.active, self.session
+        if session is None:
+            return (pong_frame(payload, message, b'"status":"pong","clients":%d' % active, OWNED), *joined)
+        members = b'"status":"pong","clients":%d,"ack":%d' % (active, session.tell())
+        return (*confirmed, pong_frame(payload, message, members, OWNED_IN_SESSION), *joined)
+
+    def _acked(self, payload: bytes, message: dict[str, Any], now: float) -> Effects:
+        return self._acknowledged(message)
 
     def _opened(self, payload: bytes, message: dict[str, Any], now: float) -> Effects:
         if self.level > 0:
@@ -167,30 +241,18 @@ class ServerLink(Link):
             joined = self._announce()
             self._beaten(now, False)
             return (encode(self._answer()), *joined)
-        beats, interval, claimed = _wishes(message)
-        effects = self._rename(claimed, now)
-        self.level = VERSION
-        self._beats = self.settings.beats or beats or "client"
-        timing = self.settings.timing(self.settings.granted_interval(interval))
-        self.monitor.declare(
-            timing,
-            now,
-            pings=self._beats in ("server", "both"),
-            watches=self._beats in ("client", "none"),
-            first_ping=timing.interval * self._spread,
-        )
-        effects += self._announce()
-        self._beaten(now, False)
-        return (encode(self._declaration()), *effects)
+        self._opening = opening(message)
+        self._held = []
+        return (Judge(self._opening),)
 
-    def _rename(self, claimed: str | None, now: float) -> Effects:
-        """Take the claimed id where claims are honoured; ids of our own making are nobody's to claim."""
-        if claimed is None or not self._claims or claimed.startswith("c-"):
-            return NOTHING
+    def _rename(self, client_id: str, now: float) -> Effects:
+        """Be somebody else from now on."""
         old = self._connection
+        if client_id == old.client_id:
+            return NOTHING
         left = self._presence.close(old, now, at_once=True)
-        self._connection = self._presence.open(claimed)
-        self.client_id = claimed
+        self._connection = self._presence.open(client_id)
+        self.client_id = client_id
         self._announced = False
         return (Left(old.client_id),) if left else NOTHING
 
@@ -203,40 +265,31 @@ class ServerLink(Link):
             "clients": self._presence.active,
         }
 
-    def _declaration(self) -> dict[str, Any]:
-        timing = self.monitor.timing
-        return self._answer() | {
-            "v": VERSION,
+    def _declaration(self, resumed: bool, reason: str) -> dict[str, Any]:
+        timing, settings, session = self.monitor.timing, self.settings, self.session
+        answer = self._answer() | {"v": VERSION}
+        limits = {"message": settings.message_limit, "ping": settings.ping_limit}
+        if session is not None:
+            answer |= {"sid": session.sid, "epoch": session.epoch, "resumed": resumed}
+            answer |= {"reason": reason} if reason else {}
+            answer |= {"last": session.tell(), "sent": session.sent, "window_ms": milliseconds(settings.window)}
+            limits |= {"kept": session.bounds.messages, "kept_bytes": session.bounds.bytes}
+        return answer | {
             "beats": self._beats,
             "watch_ms": milliseconds(timing.watch),
             "timeout_ms": [milliseconds(timing.timeout_min), milliseconds(timing.timeout_max)],
             "probe_ms": milliseconds(timing.probe),
-            "limits": {"message": self.settings.message_limit, "ping": self.settings.ping_limit},
+            "limits": limits,
         }
 
     _ROWS: ClassVar = {
         "ping": _pinged,
         "onopen": _opened,
-        "ack": Link._never_answered,
+        "ack": _acked,
         "error": Link._never_answered,
         "drain": Link._never_answered,
     }
 
 
-def _wishes(message: dict[str, Any]) -> tuple[str | None, float | None, str | None]:
-    """What a level-1 `onopen` asks for: beats, interval in seconds, client id. Raises PeerError."""
-    version, beats = message["v"], message.get("beats")
-    if type(version) is not int or version < 1:
-        raise PeerError("bad-message", "v must be a whole number from 1", "onopen")
-    if beats is not None and beats not in BEATS:
-        raise PeerError("bad-message", "beats must be one of " + ", ".join(BEATS), "onopen")
-    interval = message.get("interval_ms")
-    if interval is not None and (type(interval) not in (int, float) or not interval > 0):
-        raise PeerError("bad-message", "interval_ms must be a number above 0", "onopen")
-    claimed = message.get("client_id")
-    if claimed is not None and not is_client_id(claimed):
-        raise PeerError("bad-message", "client_id must be 1 to 64 visible ASCII characters", "onopen")
-    if message.get("session") is not None and type(message["session"]) is not dict:
-        raise PeerError("bad-message", "session must be null or an object", "onopen")
-    # A whole number on the wire may be too long for a float; a day is longer than anything we grant.
-    return beats, None if interval is None else min(interval, 86_400_000) / 1000, claimed
+def _is_opening(message: dict[str, Any]) -> bool:
+    return message.get("type") == "onopen" and message.get("v") is not None

@@ -136,6 +136,11 @@ class Session:
         """Whether all that is committed was written on the present connection."""
         return self._written >= self.sent
 
+    @property
+    def weight(self) -> int:
+        """The bytes of all that is kept, and of what is on its way into the store."""
+        return self._bytes()
+
     def has_room(self, size: int) -> bool:
         """Whether a message of `size` bytes has room."""
         return self._count() < self.bounds.messages and self._bytes() + size <= self.bounds.bytes
@@ -144,9 +149,9 @@ class Session:
         """Whether a message of `size` bytes more would take the session over half of its bound."""
         return (self._count() + 1) * 2 > self.bounds.messages or (self._bytes() + size) * 2 > self.bounds.bytes
 
-    def admit(self, size: int) -> None:
-        """Take room for a message on its way into the store. Raises SessionFull, and nothing is taken."""
-        if not self.has_room(size):
+    def admit(self, size: int, *, beyond: bool = False) -> None:
+        """Take room for a message on its way into the store, even `beyond` the bound. Raises SessionFull."""
+        if not beyond and not self.has_room(size):
             kept, most = self._count(), self.bounds
             raise SessionFull(
                 f"{kept} messages of {self._bytes()} bytes wait to be confirmed, and at most {most.messages} of"

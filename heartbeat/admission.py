@@ -1,0 +1,426 @@
+"""A server's sessions: who is let in, who comes back to what, how long each is kept, and how much of all.
+
+Judges openings, in the order of the protocol: identity, then the name and the age of the session, then
+whether the attempt is a new one, then whether anything is missing. A refusal changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from heartbeat.auth import Authenticator, Credentials, checked_identity
+from heartbeat.channel import Channel, Connection
+from heartbeat.core.errors import CloseCode, SessionFull, StoreError, Unauthorized, Unconfirmed
+from heartbeat.core.opening import Opening
+from heartbeat.core.presence import Presence
+from heartbeat.core.session import Resume, Session
+from heartbeat.core.settings import Settings
+from heartbeat.sessions import Sessions, session_of
+from heartbeat.store import Contents, Effect, Head, Store, new_sid, when
+from heartbeat.ticker import Ticker
+
+__all__ = ["Candidate", "ServerSessions"]
+
+_log = Logger()
+
+# What a session costs us besides its messages, in the account of all sessions.
+_OVERHEAD = 1024
+# One identity or address has this part of the room of all.
+_SHARE = 16
+# So many ended sessions are remembered with the reason, for those who ask for one of them.
+_REMEMBERED = 10_000
+
+
+class Candidate(Connection, Protocol):
+    """A connection whose opening is judged."""
+
+    @property
+    def given_id(self) -> str:
+        """The id that we gave it."""
+        ...
+
+    @property
+    def address(self) -> str | None:
+        """Where it comes from, None from this machine."""
+        ...
+
+    @property
+    def waits(self) -> bool:
+        """Whether it still waits for the judgement."""
+        ...
+
+    def honours(self, claimed: str | None) -> bool:
+        """Whether an id that it only claims is honoured."""
+        ...
+
+    def credentials(self, opening: Opening | None) -> Credentials:
+        """What it shows."""
+        ...
+
+    def admitted(self, channel: Channel, *, resumed: bool, reason: str) -> None:
+        """It is let in, with this session; `reason` is why another was not resumed."""
+        ...
+
+    def named(self, client_id: str) -> None:
+        """It opens no session, and this is who it is."""
+        ...
+
+    def refused(self, code: int, detail: str) -> None:
+        """It is not let in."""
+        ...
+
+    def superseded(self) -> None:
+        """Its session is another connection's from now on."""
+        ...
+
+    def cut(self, code: int, reason: str) -> None:
+        """Close it, and read nothing more."""
+        ...
+
+
+class ServerSessions(Sessions):
+    """The sessions of one server.
+
+    `settle` may be set: what follows, for somebody else, when a message with a receipt is confirmed or lost.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        ticker: Ticker,
+        presence: Presence,
+        *,
+        store: Store | None = None,
+        authenticator: Authenticator | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(settings, ticker, store)
+        self.authenticator = authenticator
+        self.epoch = ""
+        self.settle: Callable[[str, bool], Sequence[Effect]] | None = None
+        self.started: list[Callable[[], object]] = []
+        self._presence = presence
+        self._wall = wall
+        self._starting: list[Deferred[None]] | None = None
+        self._by_client: dict[str, dict[str, Channel]] = {}
+        # In the order in which they were left alone, which is the order in which their windows end.
+        self._detached: dict[str, Channel] = {}
+        self._full: dict[Channel, float] = {}
+        self._gone: dict[str, str] = {}
+        self._accounts: dict[str, int] = {}
+
+    # Its life.
+
+    def start(self) -> Deferred[None]:
+        """Open the store; every session in it has a fresh window from now. Fails with StoreError."""
+        if self.epoch:
+            return _fired()
+        ready: Deferred[None] = Deferred()
+        if self._starting is None:
+            self._starting = [ready]
+            when(self.store.start(), self._load, self._not_started)
+        else:
+            self._starting.append(ready)
+        return ready
+
+    @inlineCallbacks
+    def _load(self, contents: Contents) -> Generator[Any, Any, None]:
+        for head in contents.heads:
+            kept = yield self.store.replay(head.sid, head.confirmed)
+            channel = Channel(session_of(head, kept, self.bounds), self, waits=True)
+            channel.marks.update(head.marks)
+            self._add(channel, ("id " + head.client_id,))
+            channel.restore([one.receipt for one in kept])
+            self._leave_alone(channel)
+        self.epoch = contents.epoch
+        for started in self.started:
+            started()
+        starting, self._starting = self._starting or [], None
+        for ready in starting:
+            ready.callback(None)
+
+    def _not_started(self, failure: Failure) -> None:
+        starting, self._starting = self._starting or [], None
+        for ready in starting:
+            ready.errback(failure)
+
+    @inlineCallbacks
+    def stop(self) -> Generator[Any, Any, None]:
+        """Let go of all sessions, which stay in the store, and close that."""
+        for channel in self.channels.values():
+            self._presence.release(channel.session.client_id)
+        self.suspend("the server stopped")
+        for table in (self._by_client, self._detached, self._full, self._gone, self._accounts):
+            table.clear()
+        self.epoch = ""
+        yield self.store.stop()
+
+    # Who is there.
+
+    def of(self, client_id: str) -> tuple[Channel, ...]:
+        """The sessions of a client."""
+        return tuple(self._by_client.get(client_id, {}).values())
+
+    @property
+    def detached(self) -> int:
+        """Sessions that nobody carries just now."""
+        return len(self._detached)
+
+    @property
+    def kept_bytes(self) -> int:
+        """What all sessions keep, with what they cost themselves."""
+        return self._accounts.get("", 0)
+
+    # Openings.
+
+    @inlineCallbacks
+    def judge(self, candidate: Candidate, opening: Opening) -> Generator[Any, Any, None]:
+        """Judge the opening of a connection: let it in, to the session it names or to a new one, or not."""
+        try:
+            if not self.epoch:
+                yield self.start()
+            identity = yield self.identify(candidate, opening)
+            if candidate.waits:
+                yield self._judge(candidate, opening, identity)
+        except StoreError as error:
+            _log.warn("nobody is let in: {error}", error=error)
+            candidate.refused(CloseCode.OVERLOAD, "sessions cannot be kept just now")
+
+    @inlineCallbacks
+    def judge_plain(self, candidate: Candidate) -> Generator[Any, Any, None]:
+        """Judge a page that opens no session: one that shows no token is nobody in particular."""
+        identity = None
+        if candidate.credentials(None).token is not None:
+            identity = yield self.identify(candidate, None)
+        if candidate.waits:
+            candidate.named(identity or candidate.given_id)
+
+    @inlineCallbacks
+    def identify(self, candidate: Candidate, opening: Opening | None) -> Generator[Any, Any, str | None]:
+        """Who it is, by the authenticator's word; None where nobody is asked, or where it is sent away."""
+        if self.authenticator is None:
+            return None
+        credentials = candidate.credentials(opening)
+        try:
+            identity = checked_identity((yield maybeDeferred(self.authenticator.authenticate, credentials)))
+        except Unauthorized as refusal:
+            candidate.refused(CloseCode.UNAUTHORIZED, str(refusal) or "not authorized")
+        except Exception:  # noqa: BLE001  # an application's hook may raise anything
+            _log.failure("the authenticator failed")
+            candidate.refused(CloseCode.UNAUTHORIZED, "who you are could not be judged")
+        else:
+            return identity
+        return None
+
+    @inlineCallbacks
+    def _judge(self, candidate: Candidate, opening: Opening, identity: str | None) -> Generator[Any, Any, None]:
+        resume, reason = opening.resume, ""
+        if resume is not None:
+            found = self._look_for(resume, opening.claimed, identity)
+            if isinstance(found, Channel):
+                if resume.attempt <= found.session.attempt:
+                    candidate.refused(CloseCode.SUPERSEDED, "a later attempt has resumed this session")
+                    return
+                if found.session.judge(resume.last, resume.sent):
+                    yield self._resume(candidate, found, resume)
+                    return
+                reason = "gap"
+            else:
+                reason = found
+        yield self._begin(candidate, opening, identity, reason)
+
+    def _look_for(self, resume: Resume, claimed: str | None, identity: str | None) -> Channel | str:
+        """The session that is meant, or the reason why there is none for this one."""
+        if resume.epoch != self.epoch:
+            return "epoch"
+        channel = self.channels.get(resume.sid)
+        if channel is None:
+            return self._gone.get(resume.sid, "unknown")
+        # Its name is a secret: whoever knows it, and says nothing else, is who he was.
+        name = identity if self.authenticator is not None else claimed or channel.session.client_id
+        return channel if name == channel.session.client_id else "auth"
+
+    @inlineCallbacks
+    def _resume(self, candidate: Candidate, channel: Channel, resume: Resume) -> Generator[Any, Any, None]:
+        session, before = channel.session, channel.connection
+        session.attempt = resume.attempt
+        self._detached.pop(session.sid, None)
+        channel.detach()
+        if before is not None:
+            before.superseded()  # type: ignore[attr-defined]  # a server's connections are candidates, all of them
+        # What is committed from now on comes after the take-over in the store.
+        session.fence += 1
+        head = yield self.store.take_over(session.sid, resume.attempt)
+        if channel.ended or session.attempt != resume.attempt:
+            candidate.refused(CloseCode.SUPERSEDED, "a later attempt has resumed this session")
+            return
+        if head is None:
+            channel.end("unknown")
+            candidate.refused(CloseCode.OVERLOAD, "the session is not in the store any more")
+            return
+        session.fence = head.fence
+        if not candidate.waits:
+            self._leave_alone(channel)
+            return
+        session.resume(resume.last)
+        channel.confirmed()
+        candidate.admitted(channel, resumed=True, reason="")
+
+    @inlineCallbacks
+    def _begin(
+        self, candidate: Candidate, opening: Opening, identity: str | None, reason: str
+    ) -> Generator[Any, Any, None]:
+        claimed = opening.claimed if candidate.honours(opening.claimed) else None
+        client_id = identity or claimed or candidate.given_id
+        session = Session(new_sid(), self.epoch, client_id, self.bounds)
+        channel = Channel(session, self, waits=True)
+        accounts = ["id " + client_id, *(["at " + candidate.address] if candidate.address else [])]
+        try:
+            self._make_room(accounts, _OVERHEAD, None)
+        except SessionFull as full:
+            candidate.refused(CloseCode.OVERLOAD, str(full))
+            return
+        self._add(channel, tuple(accounts))
+        yield self.store.open(Head(session.sid, session.epoch, client_id, self.settings.window))
+        if channel.ended:
+            candidate.refused(CloseCode.OVERLOAD, "the session has ended already")
+        elif candidate.waits:
+            candidate.admitted(channel, resumed=False, reason=reason)
+        else:
+            channel.end("closed")
+
+    # Connections that go, and sessions that end.
+
+    def left(self, channel: Channel, connection: Connection, *, for_good: bool) -> None:
+        """A connection is gone; `for_good` where its session is over by that."""
+        if channel.connection is not connection or channel.ended:
+            return
+        channel.detach()
+        if for_good:
+            channel.end("closed")
+        else:
+            self._leave_alone(channel)
+
+    def broken(self, channel: Channel) -> None:
+        """A rule was broken on a live connection; the second time with no progress between, the session is over."""
+        if channel.session.stumble():
+            channel.end("gap")
+
+    def _leave_alone(self, channel: Channel) -> None:
+        channel.detached_at = self.now()
+        self._detached[channel.session.sid] = channel
+        session = channel.session
+        when(self.store.detach(session.sid, session.fence, self._wall()), lambda _: None, _said)
+
+    def over(self, channel: Channel, error: Unconfirmed) -> None:
+        """Owner: a session has ended."""
+        sid, client_id = channel.session.sid, channel.session.client_id
+        if sid not in self.channels:
+            return
+        self._drop(channel)
+        self._detached.pop(sid, None)
+        self._full.pop(channel, None)
+        mine = self._by_client[client_id]
+        del mine[sid]
+        if not mine:
+            del self._by_client[client_id]
+        self._book(channel, -_OVERHEAD - channel.session.weight)
+        self._presence.release(client_id)
+        self._gone[sid] = channel.ended if channel.ended != "closed" else "unknown"
+        if len(self._gone) > _REMEMBERED:
+            del self._gone[next(iter(self._gone))]
+        self.tell(channel, error)
+
+    def ticked(self, now: float) -> None:
+        """A tick has passed: windows end, and so does the patience with those who confirm nothing."""
+        super().ticked(now)
+        while self._detached:
+            channel = next(iter(self._detached.values()))
+            if now - channel.detached_at < self.settings.window:
+                break
+            channel.end("expired")
+        for channel, since in tuple(self._full.items()):
+            if not channel.session.is_full or channel.connection is None:
+                del self._full[channel]
+            elif now - max(since, channel.progress_at) >= self.settings.full_patience:
+                connection = channel.connection
+                channel.end("full")
+                connection.cut(CloseCode.SLOW_CONSUMER, "nothing was confirmed for too long")  # type: ignore[attr-defined]  # as above
+
+    # Room.
+
+    def filled(self, channel: Channel) -> None:
+        """Owner: a session is at its bound, and somebody is there who should handle what it keeps."""
+        self._full.setdefault(channel, self.now())
+
+    def charge(self, channel: Channel, size: int, *, beyond: bool) -> None:
+        """Owner: so many bytes more are kept."""
+        if not beyond:
+            self._make_room(channel.accounts, size, channel)
+        self._book(channel, size)
+
+    def credit(self, channel: Channel, size: int) -> None:
+        """Owner: so many bytes less."""
+        self._book(channel, -size)
+
+    def settled(self, receipt: str, *, confirmed: bool) -> Sequence[Effect]:
+        """Owner: what follows from the fate of a message with a receipt."""
+        return () if self.settle is None else self.settle(receipt, confirmed)
+
+    def _add(self, channel: Channel, accounts: tuple[str, ...]) -> None:
+        session = channel.session
+        channel.accounts = accounts
+        self.channels[session.sid] = channel
+        self._by_client.setdefault(session.client_id, {})[session.sid] = channel
+        self._presence.keep(session.client_id)
+        self._book(channel, _OVERHEAD)
+
+    def _book(self, channel: Channel, size: int) -> None:
+        for account in ("", *channel.accounts):
+            left = self._accounts.get(account, 0) + size
+            if left:
+                self._accounts[account] = left
+            else:
+                self._accounts.pop(account, None)
+
+    def _make_room(self, accounts: Sequence[str], size: int, but: Channel | None) -> None:
+        """Have room for `size` bytes more on these accounts: end what was left alone longest, the offender's own first.
+
+        Raises SessionFull when that does not do.
+        """
+        most = self.settings.sessions_bytes
+        for account in accounts:
+            self._make_room_on(account, most // _SHARE, size, but)
+        while self._accounts.get("", 0) + size > most:
+            mine = (one for one in self._detached.values() if set(one.accounts) & set(accounts) and one is not but)
+            anybody = (one for one in self._detached.values() if one is not but)
+            victim = next(mine, None) or next(anybody, None)
+            if victim is None:
+                raise SessionFull(f"all sessions together keep {most} bytes at most (setting sessions_bytes)")
+            victim.end("full")
+
+    def _make_room_on(self, account: str, most: int, size: int, but: Channel | None) -> None:
+        while self._accounts.get(account, 0) + size > most:
+            mine = (one for one in self._detached.values() if account in one.accounts and one is not but)
+            victim = next(mine, None)
+            if victim is None:
+                raise SessionFull(
+                    f"one identity or address keeps {most} bytes at most, a sixteenth of the setting sessions_bytes"
+                )
+            victim.end("full")
+
+
+def _fired() -> Deferred[None]:
+    fired: Deferred[None] = Deferred()
+    fired.callback(None)
+    return fired
+
+
+def _said(failure: Failure) -> None:
+    _log.warn("{why}", why=failure.getErrorMessage())

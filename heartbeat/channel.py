@@ -1,0 +1,465 @@
+"""One end of a session at work: between what the application sends and handles, the store, and the connection.
+
+A message goes into the store, then to the peer, and its Deferred fires when the peer has handled it. A
+message of the peer's goes to its handler, one at a time and in order, then with all that follows from it
+into the store, and only then it is acknowledged. Outlives connections, and decides nothing about them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from heartbeat.core.errors import PeerError, SessionFull, Unconfirmed
+from heartbeat.core.messages import ack_frame, decode_object, error_frame, re_of
+from heartbeat.core.session import Arrived, Session
+from heartbeat.handling import Handling, encode_message
+from heartbeat.quiet import QuietDeferred
+from heartbeat.store import Append, Effect, Numbers, Result, Store, when
+
+__all__ = ["Channel", "Connection", "Owner"]
+
+_log = Logger()
+
+# What a frame adds to a message: `seq` and `ack`, with numbers as long as they get.
+_MEMBERS = 64
+
+
+class Connection(Protocol):
+    """What a channel needs of the connection that carries it."""
+
+    def write(self, payload: bytes) -> None:
+        """Send a text frame, if the connection is open."""
+        ...
+
+    def room(self) -> float:
+        """How many bytes may be written before the peer has read some."""
+        ...
+
+    def take(self, message: dict[str, Any], handling: Handling) -> Deferred[Any] | None:
+        """Give a message to its handler, which may take its time. Fails with PeerError where nobody takes it."""
+        ...
+
+
+class Owner(Protocol):
+    """What all channels of one end have in common."""
+
+    store: Store
+    message_limit: int
+
+    def now(self) -> float:
+        """Our running time."""
+        ...
+
+    def owes(self, channel: Channel) -> None:
+        """Have `acknowledge` called soon."""
+        ...
+
+    def lags(self, channel: Channel) -> None:
+        """Have `pump` called with the next tick."""
+        ...
+
+    def filled(self, channel: Channel) -> None:
+        """A session is at its bound."""
+        ...
+
+    def charge(self, channel: Channel, size: int, *, beyond: bool) -> None:
+        """So many bytes more are kept. Raises SessionFull, unless they are to be kept `beyond` the bounds."""
+        ...
+
+    def credit(self, channel: Channel, size: int) -> None:
+        """So many bytes less are kept."""
+        ...
+
+    def settled(self, receipt: str, *, confirmed: bool) -> Sequence[Effect]:
+        """A message with this receipt was confirmed, or lost with its session: what follows."""
+        ...
+
+    def apply(self, effects: Sequence[Effect], numbers: Numbers) -> None:
+        """These effects are committed."""
+        ...
+
+    def over(self, channel: Channel, error: Unconfirmed) -> None:
+        """A session has ended, with the messages that were never confirmed."""
+        ...
+
+
+class _Sent:
+    """A message of ours that is not confirmed: who waits for it, and who else is to be told."""
+
+    __slots__ = ("deferred", "receipt", "size")
+
+    def __init__(self, size: int, receipt: str | None, deferred: QuietDeferred | None) -> None:
+        self.size = size
+        self.receipt = receipt
+        self.deferred = deferred
+
+
+class Channel:
+    """One end of one session at work.
+
+    `connection` carries it now, None while nobody does; `ended` is the word for why it is over, empty
+    while it lives. `waits` makes it handle nothing while it is full: a server's does, which answers what
+    it handles; a client's must not, or two full ends would wait for each other. `marks` are the texts
+    remembered for the session; `accounts`, `detached_at` and `progress_at` are its owner's.
+    """
+
+    __slots__ = (
+        "_last",
+        "_looping",
+        "_owner",
+        "_pending",
+        "_room",
+        "_sent",
+        "_under_way",
+        "_waits",
+        "_written",
+        "accounts",
+        "connection",
+        "detached_at",
+        "ended",
+        "marks",
+        "progress_at",
+        "session",
+    )
+
+    def __init__(self, session: Session, owner: Owner, *, waits: bool) -> None:
+        self.session = session
+        self.connection: Connection | None = None
+        self.ended = ""
+        self.marks: dict[str, str] = {}
+        self.accounts: tuple[str, ...] = ()
+        self.detached_at = 0.0
+        self.progress_at = 0.0
+        self._owner = owner
+        self._waits = waits
+        # Who carried it last, for messages whose turn comes when nobody does.
+        self._last: Connection | None = None
+        self._looping = False
+        # None instead of something empty: most sessions are idle.
+        self._sent: deque[_Sent] | None = None
+        # On its way into the store; and sent before there was a session to send it in.
+        self._under_way: deque[tuple[bytes, QuietDeferred]] | None = None
+        self._pending: deque[tuple[bytes, QuietDeferred]] | None = None
+        self._room: list[QuietDeferred] | None = None
+        self._written: list[Callable[[], object]] | None = None
+
+    # The life of it.
+
+    def attach(self, connection: Connection) -> None:
+        """From now on this connection carries it."""
+        self.connection = self._last = connection
+        self.progress_at = self._owner.now()
+        if self.session.is_full:
+            self._owner.filled(self)
+
+    def detach(self) -> None:
+        """Nobody carries it for now."""
+        self.connection = None
+        if self.session.is_idle:
+            self._last = None
+
+    def restore(self, receipts: Sequence[str | None]) -> None:
+        """The session comes from a store, with these receipts of what it keeps."""
+        for payload, receipt in zip(self.session.kept, receipts, strict=True):
+            self._owner.charge(self, len(payload), beyond=True)
+            self._note_sent(_Sent(len(payload), receipt, None))
+
+    def begin(self, session: Session) -> None:
+        """There is a session now: what was sent before goes out in it."""
+        pending, self._pending = self._pending or deque(), None
+        for payload, _ in pending:
+            self.session.release(len(payload))
+        self.session = session
+        for payload, deferred in pending:
+            # The server may keep less than we thought; what it has no room for was never promised any.
+            try:
+                session.admit(len(payload))
+            except SessionFull as full:
+                deferred.errback(full)
+            else:
+                self._store(payload, deferred)
+
+    def flush(self, write: Callable[[bytes], object]) -> None:
+        """There is no session to be had: what was sent before goes out as it is."""
+        pending, self._pending = self._pending or deque(), None
+        for payload, deferred in pending:
+            self.session.release(len(payload))
+            write(payload)
+            deferred.callback(None)
+
+    def end(self, reason: str) -> None:
+        """The session is over; who waits for its messages is told which were never confirmed."""
+        if self.ended:
+            return
+        self.ended = reason
+        session, sent = self.session, self._sent or ()
+        waiting = [*(self._under_way or ()), *(self._pending or ())]
+        payloads = [*session.kept, *(payload for payload, _ in waiting)]
+        error = Unconfirmed(tuple(map(decode_object, payloads)), reason)
+        if session.sid:
+            effects: list[Effect] = []
+            for one in sent:
+                if one.receipt is not None:
+                    effects += self._owner.settled(one.receipt, confirmed=False)
+            self._commit(self._owner.store.expire(session.sid, session.fence, effects), effects)
+        self._owner.over(self, error)
+        self._fail([one.deferred for one in sent] + [deferred for _, deferred in waiting], error)
+
+    def suspend(self, reason: str) -> None:
+        """This process lets go of the session, which goes on in its store."""
+        if self.ended:
+            return
+        self.ended = reason
+        waiting = [*(self._under_way or ()), *(self._pending or ())]
+        payloads = [*self.session.kept, *(payload for payload, _ in waiting)]
+        error = Unconfirmed(tuple(map(decode_object, payloads)), reason)
+        self._fail([one.deferred for one in self._sent or ()] + [deferred for _, deferred in waiting], error)
+
+    def _fail(self, waiting: Sequence[QuietDeferred | None], error: Unconfirmed) -> None:
+        self._sent = self._under_way = self._pending = None
+        rooms, self._room = self._room or [], None
+        for deferred in (*waiting, *rooms):
+            if deferred is not None:
+                deferred.errback(error)
+        self._tell_written()
+
+    # What goes out.
+
+    def send(self, message: dict[str, Any]) -> Deferred[None]:
+        """Send a message; fires with None when the peer has handled it, fails with Unconfirmed or SessionFull.
+
+        Raises TypeError or ValueError for what is no message, or too large a one.
+        """
+        payload = encode_message(message)
+        most = self._owner.message_limit - _MEMBERS
+        if len(payload) > most:
+            raise ValueError(f"a message is at most {most} bytes of JSON, not {len(payload)} (setting message_limit)")
+        if self.ended:
+            return QuietDeferred.failed(Unconfirmed((message,), self.ended))
+        try:
+            self.admit(len(payload))
+        except SessionFull as full:
+            return QuietDeferred.failed(full)
+        deferred = QuietDeferred()
+        if self.session.sid:
+            self._store(payload, deferred)
+        else:
+            self._pending = self._pending or deque()
+            self._pending.append((payload, deferred))
+        return deferred
+
+    def admit(self, size: int, *, beyond: bool = False) -> None:
+        """Take room for a message of so many bytes, even `beyond` the bound. Raises SessionFull."""
+        if self.ended:
+            if beyond:
+                return
+            raise SessionFull(f"the session has ended: {self.ended}")
+        try:
+            self.session.admit(size, beyond=beyond)
+        except SessionFull:
+            self._owner.filled(self)
+            raise
+        try:
+            self._owner.charge(self, size, beyond=beyond)
+        except SessionFull:
+            self.session.release(size)
+            raise
+
+    def release(self, size: int) -> None:
+        """Give that room back: the message does not come after all."""
+        if not self.ended:
+            self.session.release(size)
+            self._owner.credit(self, size)
+            self._look_for_room()
+
+    def when_room(self) -> Deferred[None]:
+        """Fires when there is room for a message, fails with Unconfirmed (of none) when the session ends."""
+        if self.ended:
+            return QuietDeferred.failed(Unconfirmed((), self.ended))
+        if not self.session.is_full:
+            return QuietDeferred.fired()
+        deferred = QuietDeferred()
+        self._room = [*(self._room or ()), deferred]
+        return deferred
+
+    def when_written(self, then: Callable[[], object]) -> None:
+        """Call `then` once: when all that is kept was written to somebody who is there, or when it has ended."""
+        if self.ended or self.is_written:
+            then()
+        else:
+            self._written = [*(self._written or ()), then]
+
+    @property
+    def is_written(self) -> bool:
+        """Whether somebody is there, and was written all there is."""
+        return self.connection is not None and self.session.is_written and not self._under_way
+
+    def kept(self, seq: int, effect: Append) -> None:
+        """A message for which `admit` took room was committed, under this number."""
+        if not self.ended:
+            self.session.release(len(effect.payload))
+            self._keep(seq, effect.payload, effect.receipt, None)
+
+    def confirmed(self) -> None:
+        """The peer has handled all up to the session's `confirmed`."""
+        session, sent = self.session, self._sent
+        if sent is None:
+            return
+        self.progress_at = self._owner.now()
+        done = [sent.popleft() for _ in range(len(sent) - (session.sent - session.confirmed))]
+        self._sent = sent or None
+        effects: list[Effect] = []
+        for one in done:
+            self._owner.credit(self, one.size)
+            if one.receipt is not None:
+                effects += self._owner.settled(one.receipt, confirmed=True)
+        self._commit(self._owner.store.confirm(session.sid, session.fence, session.confirmed, effects), effects)
+        for one in done:
+            if one.deferred is not None:
+                one.deferred.callback(None)
+        self._look_for_room()
+        self.run()
+
+    def pump(self) -> None:
+        """Write what is committed and was not written on this connection, as far as the peer reads."""
+        connection, session = self.connection, self.session
+        if connection is None:
+            return
+        room = connection.room() if not session.is_written else 0
+        while room > 0 and (frame := session.next_frame()) is not None:
+            connection.write(frame)
+            room -= len(frame)
+        if not session.is_written:
+            self._owner.lags(self)
+        elif self._written is not None and self.is_written:
+            self._tell_written()
+
+    def _store(self, payload: bytes, deferred: QuietDeferred) -> None:
+        self._under_way = self._under_way or deque()
+        self._under_way.append((payload, deferred))
+        when(self._owner.store.append([Append(self.session.sid, payload)]), self._stored, self._not_stored)
+
+    def _stored(self, numbers: Numbers) -> None:
+        if not self._under_way:
+            return
+        payload, deferred = self._under_way.popleft()
+        self._under_way = self._under_way or None
+        self.session.release(len(payload))
+        seq = numbers[0]
+        if seq is not None:
+            self._keep(seq, payload, None, deferred)
+            self.pump()
+
+    def _not_stored(self, failure: Failure) -> None:
+        if not self._under_way:
+            return
+        payload, deferred = self._under_way.popleft()
+        self._under_way = self._under_way or None
+        self.release(len(payload))
+        deferred.errback(Unconfirmed((decode_object(payload),), str(failure.getErrorMessage())))
+        self.run()
+
+    def _keep(self, seq: int, payload: bytes, receipt: str | None, deferred: QuietDeferred | None) -> None:
+        self.session.appended(seq, payload)
+        self._note_sent(_Sent(len(payload), receipt, deferred))
+        if self.session.is_full:
+            self._owner.filled(self)
+
+    def _note_sent(self, one: _Sent) -> None:
+        if self._sent is None:
+            self._sent = deque()
+        self._sent.append(one)
+
+    def _look_for_room(self) -> None:
+        if self._room is not None and not self.session.is_full:
+            rooms, self._room = self._room, None
+            for deferred in rooms:
+                deferred.callback(None)
+
+    def _tell_written(self) -> None:
+        written, self._written = self._written or [], None
+        for then in written:
+            then()
+
+    # What comes in.
+
+    def run(self) -> None:
+        """Handle what has arrived, one message at a time."""
+        if self._looping:
+            return
+        session = self.session
+        self._looping = True
+        try:
+            while not self.ended and not (self._waits and session.is_full):
+                arrived = session.next()
+                if arrived is None:
+                    break
+                self._handle(arrived)
+        finally:
+            self._looping = False
+        if session.owes and not self.ended:
+            self._owner.owes(self)
+        if self.connection is None and session.is_idle:
+            self._last = None
+
+    def acknowledge(self) -> None:
+        """Tell the peer what was handled, unless something that went out meanwhile has."""
+        if self.connection is not None and self.session.owes:
+            self.connection.write(ack_frame(self.session.tell()))
+
+    def _handle(self, arrived: Arrived) -> None:
+        handling = Handling(self, arrived.seq, self.session.client_id, lambda payload: None)
+        message, carrier = arrived.message, self.connection or self._last
+        if isinstance(message, PeerError):
+            self._refuse(handling, message)
+        elif carrier is not None:
+            result = carrier.take(message, handling)
+            if result is not None:
+                result.addErrback(self._failed, handling, message)
+                result.addCallback(lambda _: self._finish(handling, arrived))
+                return
+        self._finish(handling, arrived)
+
+    def _failed(self, failure: Failure, handling: Handling, message: dict[str, Any]) -> None:
+        handling.forget()
+        if isinstance(failure.value, PeerError):
+            error = failure.value
+        else:
+            _log.failure("the handler of {kind} failed", failure, kind=message["type"])
+            error = PeerError("failed", "the message was taken, and its handler failed", re_of(message))
+        if message["type"] != "error":
+            # An error is never answered, or two ends could go on for ever.
+            self._refuse(handling, error)
+
+    def _refuse(self, handling: Handling, error: PeerError) -> None:
+        handling.append_payload(self, error_frame(error), beyond=True)
+
+    def _finish(self, handling: Handling, arrived: Arrived) -> None:
+        """The handler has finished: commit that, and what follows from it."""
+        if self.ended:
+            handling.forget()
+            return
+        effects = handling.settle()
+        session = self.session
+
+        def finished() -> None:
+            if not self.ended:
+                session.finished()
+                self.run()
+
+        self._commit(self._owner.store.handle(session.sid, session.fence, arrived.seq, effects), effects, finished)
+
+    def _commit(
+        self, result: Result[Numbers], effects: Sequence[Effect], then: Callable[[], object] = lambda: None
+    ) -> None:
+        def committed(numbers: Numbers) -> None:
+            self._owner.apply(effects, numbers)
+            then()
+
+        when(result, committed, lambda failure: _log.warn("{why}", why=failure.getErrorMessage()))
