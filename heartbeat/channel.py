@@ -445,21 +445,29 @@ class Channel:
         if self.ended:
             handling.forget()
             return
-        effects = handling.settle()
-        session = self.session
+        effects, session = handling.settle(), self.session
 
         def finished() -> None:
+            # Before what follows is written, so that it carries the acknowledgement.
             if not self.ended:
                 session.finished()
-                self.run()
 
-        self._commit(self._owner.store.handle(session.sid, session.fence, arrived.seq, effects), effects, finished)
+        result = self._owner.store.handle(session.sid, session.fence, arrived.seq, effects)
+        self._commit(result, effects, first=finished, then=self.run)
 
     def _commit(
-        self, result: Result[Numbers], effects: Sequence[Effect], then: Callable[[], object] = lambda: None
+        self,
+        result: Result[Numbers],
+        effects: Sequence[Effect],
+        *,
+        first: Callable[[], object] | None = None,
+        then: Callable[[], object] | None = None,
     ) -> None:
         def committed(numbers: Numbers) -> None:
+            if first is not None:
+                first()
             self._owner.apply(effects, numbers)
-            then()
+            if then is not None:
+                then()
 
         when(result, committed, lambda failure: _log.warn("{why}", why=failure.getErrorMessage()))

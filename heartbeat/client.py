@@ -67,7 +67,9 @@ class _Connection(HeartbeatClientProtocol):
         return self.owner.pingReceived() if self.owner._connection is self else None
 
     def messageReceived(self, message: dict[str, Any]) -> object:
-        return self.owner.messageReceived(message)
+        # A numbered message is the session's, whichever connection brought it.
+        numbered = self.handling is not None and self.handling.seq is not None
+        return self.owner.messageReceived(message) if numbered or self.owner._connection is self else None
 
     def pongReceived(self, rtt: float | None, clients: int | None) -> None:
         self.owner._pong_received(self, rtt, clients)
@@ -77,7 +79,6 @@ class _Connection(HeartbeatClientProtocol):
             super()._heartbeat_deliver(message)
 
     def _heartbeat_take(self, message: dict[str, Any], handling: Handling) -> Deferred[Any] | None:
-        # A numbered message is the session's, whichever connection brought it.
         before, self.owner.handling = self.owner.handling, handling
         try:
             return super()._heartbeat_take(message, handling)

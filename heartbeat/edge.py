@@ -235,23 +235,19 @@ class Edge:
         self.dead = True
         self.close(code, reason)
 
-    # The ends differ in these.
+    # The ends see to these; an edge that is neither has no session.
 
     def leave(self, code: int | None) -> None:
         """The connection is gone, with the peer's close code or without any: see to its session."""
-        raise NotImplementedError
 
     def broken(self) -> None:
         """The peer broke a rule on which the session rests."""
-        raise NotImplementedError
 
     def judge(self, opening: Opening | None) -> None:
         """Ask who a server's client may be, and what it gets."""
-        raise NotImplementedError
 
     def opened(self, declared: Declared | None) -> None:
         """A client's: the server has declared a session, or that it has none."""
-        raise NotImplementedError
 
     def carry(self, effects: Effects) -> None:
         """Carry out what the link says, and look again when it wants to be looked at."""

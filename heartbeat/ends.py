@@ -121,6 +121,8 @@ class ServerEdge(Edge):
         if channel is not None and link is not None:
             unused = not link.spoke and not channel.session.attempt
             self.shared.sessions.left(channel, self, for_good=code == CloseCode.NORMAL or unused)
+        for gone in self.shared.gone:
+            gone(self)
 
     def broken(self) -> None:
         """The peer broke a rule on which the session rests."""

@@ -62,18 +62,18 @@ def call(handler: Callable[..., object], *arguments: Any) -> Deferred[Any] | Non
 class Handling:
     """One message that is being handled.
 
-    `client_id` is the sender; `sid` and `seq` name the message for good, so that a handler with effects
-    outside the store can tell one that came again after a crash. Without a session `sid` is None, without a
-    number `seq` is. What `reply`, `append` and `mark` are told takes effect when the handler has finished; of
-    one that fails, nothing does.
+    `client_id` is who sent it, `sender` his session, None where he has none. `sid` and `seq` name the message
+    for good, so that a handler with effects outside the store can tell one that came again after a crash;
+    without a session `sid` is None, without a number `seq` is. What `reply`, `append` and `mark` are told takes
+    effect when the handler has finished; of one that fails, nothing does.
     """
 
-    __slots__ = ("_sender", "_taken", "_write", "client_id", "effects", "seq")
+    __slots__ = ("_taken", "_write", "client_id", "effects", "sender", "seq")
 
     def __init__(
         self, sender: Recipient | None, seq: int | None, client_id: str | None, write: Callable[[bytes], object]
     ) -> None:
-        self._sender = sender
+        self.sender = sender
         self._write = write
         self._taken: list[tuple[Recipient, int]] = []
         self.seq = seq
@@ -83,15 +83,15 @@ class Handling:
     @property
     def sid(self) -> str | None:
         """The sender's session."""
-        return None if self._sender is None else self._sender.session.sid
+        return None if self.sender is None else self.sender.session.sid
 
     def reply(self, message: dict[str, Any]) -> None:
         """Answer the sender: in its session, beyond the bound too, or else on its connection."""
         payload = encode_message(message)
-        if self._sender is None:
+        if self.sender is None:
             self.effects.append(payload)
         else:
-            self.append_payload(self._sender, payload, beyond=True)
+            self.append_payload(self.sender, payload, beyond=True)
 
     def append(self, recipient: Recipient, message: dict[str, Any], receipt: str | None = None) -> None:
         """Send a message in another session. Raises SessionFull when that has no room."""

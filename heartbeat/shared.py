@@ -108,6 +108,8 @@ class ServerShared(Shared):
         super().__init__(factory, settings)
         #: Connections without a session by their client ids, where somebody writes to clients by name.
         self.plain: dict[str, dict[Any, None]] | None = None
+        #: Called with its edge when a connection is gone.
+        self.gone: list[Callable[[Any], object]] = []
         self.sessions.started.append(self.await_absent)
         self._awaiting = False
         self._stopped = False

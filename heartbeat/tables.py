@@ -218,14 +218,15 @@ def connected(path: Path, connect: Connect) -> sqlite3.Connection:
     """The file, made where there is none, for its owner only."""
     # O_EXCL never opens a file that is there: closing it again would end the locks that this process has on it.
     with suppress(FileExistsError):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    return connect(path.as_uri() + "?mode=rw", uri=True, timeout=0, isolation_level=None)
+        os.close(os.open(path.resolve(), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    return connect(path, timeout=0, isolation_level=None)
 
 
 def claim(path: Path, connection: sqlite3.Connection) -> None:
     """Have the file to ourselves from here on, with our tables in it. Raises StoreError when it is not ours."""
     execute = connection.execute
     execute("PRAGMA locking_mode = EXCLUSIVE")
+    # Not only when something is written: two that make the same file at the same time would hold up each other.
     execute("BEGIN EXCLUSIVE")
     (application,) = execute("PRAGMA application_id").fetchone()
     (schema,) = execute("PRAGMA user_version").fetchone()

@@ -308,13 +308,15 @@ class Link:
         kind = message.get("type")
         if kind in ("ping", "onopen"):
             return True
-        return self.level > 0 and (kind in self._ROWS or (self.session is not None and "seq" in message))
+        if self.session is not None and "seq" in message:
+            return True
+        return self.level > 0 and type(kind) is str and kind in self._ROWS
 
     def _take(self, payload: bytes, message: dict[str, Any] | PeerError, now: float) -> Effects:
         try:
             if isinstance(message, PeerError):
                 raise message
-            if self.session is not None and "seq" in message and message.get("type") not in _UNNUMBERED:
+            if self.session is not None and "seq" in message and not _is_unnumbered(message.get("type")):
                 return self._numbered(self.session, payload, message, now)
             row = self._ROWS.get(check_type(message)["type"])
             return (Deliver(message),) if row is None else row(self, payload, message, now)
@@ -340,9 +342,9 @@ class Link:
 
     def _acknowledged(self, message: dict[str, Any]) -> Effects:
         """What the member `ack` says, where a session runs."""
-        session = self.session
-        upto = number_of(message, "ack", 0) if session is not None else None
-        if session is None or upto is None:
+        session, upto = self.session, message.get("ack")
+        # What is no number confirms nothing; it is not answered, or two ends could go on about it for ever.
+        if session is None or type(upto) is not int or upto < 0:
             return NOTHING
         return (Confirmed(upto),) if session.confirm(upto) else NOTHING
 
@@ -474,6 +476,10 @@ _TRANSLATED: dict[type[MonitorEffect], Callable[[Any, Any], Effect]] = {
     Confirm: lambda link, effect: _TURN,
     Convict: lambda link, effect: Abort(CloseCode.HEARTBEAT_TIMEOUT, effect.reason),
 }
+
+
+def _is_unnumbered(kind: object) -> bool:
+    return type(kind) is str and kind in _UNNUMBERED
 
 
 def ping_id_of(message: dict[str, Any]) -> int | None:

@@ -731,8 +731,22 @@ def test_a_message_reaches_the_server_and_an_answer_the_client(serve, start_clie
     client.send({"type": "chat", "text": "hi"}).addCallback(sent.append)
     world.advance(0.1)
 
-    assert sent == [None]
-    assert client.messages == [{"type": "chat", "text": "HI"}]
+    assert (sent, client.messages) == ([None], [{"type": "chat", "text": "HI"}])
+
+
+def test_an_answer_that_follows_from_a_message_says_with_it_that_it_was_handled(serve, start_client, world, there):
+    def answer(protocol, message):
+        protocol.handling.reply({"type": "chat", "text": message["text"].upper()})
+
+    serve().register("chat", answer)
+    client, sent = start_client(), []
+    before = len(there().transport.written)
+
+    client.send({"type": "chat", "text": "hi"}).addCallback(sent.append)
+    world.advance(0.03)
+
+    assert (sent, client.messages) == ([None], [{"type": "chat", "text": "HI"}])
+    assert there().transport.written[before:].endswith(b'{"type":"chat","text":"HI","seq":1,"ack":1}')
 
 
 def test_a_message_that_nobody_takes_comes_back_as_an_error(serve, start_client, world):
@@ -744,17 +758,14 @@ def test_a_message_that_nobody_takes_comes_back_as_an_error(serve, start_client,
     assert [(message["code"], message["re"]) for message in client.messages] == [("unknown-type", "m1")]
 
 
-@pytest.mark.parametrize("when", ["before the start", "while it connects", "while it waits", "after the end"])
-def test_a_message_while_not_open_fails_quietly_as_unconfirmed(serve, make_client, world, failures, when):
+@pytest.mark.parametrize("when", ["before the start", "after the end"])
+def test_a_message_of_a_client_that_does_not_run_fails_quietly_as_unconfirmed(
+    serve, make_client, world, failures, when
+):
     serve()
     client, failed = make_client(), []
-    if when != "before the start":
-        client.startService()
-    if when == "while it waits":
-        world.advance(0.2)
-        world.drop()
-        world.advance(0.1)
     if when == "after the end":
+        client.startService()
         world.advance(0.2)
         client.stopService()
         world.advance(2)
@@ -767,6 +778,41 @@ def test_a_message_while_not_open_fails_quietly_as_unconfirmed(serve, make_clien
     assert failed[0].check(Unconfirmed)
     assert (failed[0].value.messages, failed[0].value.reason) == (({"type": "chat"},), "closed")
     assert failures == []
+
+
+@pytest.mark.parametrize("when", ["while it connects", "while it waits"])
+def test_a_message_while_not_open_goes_out_when_the_link_is(serve, make_client, world, when):
+    taken, sent = [], []
+    serve().register("chat", lambda protocol, message: taken.append(message["n"]))
+    client = make_client()
+    client.startService()
+    if when == "while it waits":
+        world.advance(0.2)
+        world.drop()
+        world.advance(0.1)
+        assert client.status.event == "reconnecting"
+
+    for n in range(3):
+        client.send({"type": "chat", "n": n}).addCallback(sent.append)
+    assert (taken, sent) == ([], [])
+    world.advance(2)
+
+    assert (taken, sent) == ([0, 1, 2], [None] * 3)
+
+
+def test_what_waits_for_a_server_that_is_unreachable_fails_and_so_does_what_is_sent_then(make_client, world):
+    world.refuses = True
+    client, failed = make_client(attempts=1), []
+    client.startService()
+    client.send({"type": "chat", "n": 1}).addErrback(failed.append)
+    world.advance(5)
+    client.send({"type": "chat", "n": 2}).addErrback(failed.append)
+
+    assert client.status.event == "unreachable"
+    assert [(one.value.messages, one.value.reason) for one in failed] == [
+        (({"type": "chat", "n": 1},), "unreachable"),
+        (({"type": "chat", "n": 2},), "unreachable"),
+    ]
 
 
 def test_a_message_that_is_none_raises_whether_open_or_not(serve, start_client, make_client):
@@ -1029,7 +1075,7 @@ def test_a_linkChanged_that_fails_is_logged_and_the_client_goes_on(serve, make_c
     assert len(failures.flush(ZeroDivisionError)) == 4
 
 
-@pytest.mark.parametrize("hook", ["pongReceived", "messageReceived", "pingReceived"])
+@pytest.mark.parametrize("hook", ["pongReceived", "pingReceived"])
 def test_any_other_hook_that_fails_closes_1011_and_the_client_comes_back(
     serve, start_client, world, there, failures, hook
 ):
@@ -1051,17 +1097,34 @@ def test_any_other_hook_that_fails_closes_1011_and_the_client_comes_back(
     assert client.events[-1] == "open"
 
 
-def test_a_handler_of_the_owners_that_fails_late_does_too(serve, start_client, world, there, failures):
-    serve()
-    client, taken = start_client(), Deferred()
-    client.messageReceived = lambda message: taken
-    there().send({"type": "chat"})
+@pytest.mark.parametrize("late", [False, True])
+def test_a_handler_that_fails_is_logged_counts_as_handled_and_the_server_is_told(
+    serve, start_client, world, there, failures, late
+):
+    errors = []
+    serve().register("error", lambda protocol, message: errors.append(message))
+    client, taken, sent = start_client(), Deferred(), []
+
+    def fails(message):
+        client.messageReceived = client.messages.append
+        if not late:
+            raise ZeroDivisionError
+        return taken
+
+    client.messageReceived = fails
+    there().send({"type": "chat", "id": "m1"}).addCallback(sent.append)
+    there().send({"type": "chat", "id": "m2"}).addCallback(sent.append)
     world.advance(1)
-    taken.errback(ZeroDivisionError())
-    world.advance(5)
+    if late:
+        # Those of a session are handled one at a time.
+        assert (sent, client.messages) == ([], [])
+        taken.errback(ZeroDivisionError())
+        world.advance(1)
 
     assert len(failures.flush(ZeroDivisionError)) == 1
-    assert client.events == ["open", "closed", "reconnecting", "open"]
+    assert (sent, client.events, client.messages) == ([None, None], ["open"], [{"type": "chat", "id": "m2"}])
+    detail = "the message was taken, and its handler failed"
+    assert errors == [{"type": "error", "code": "failed", "detail": detail, "re": "m1"}]
 
 
 def test_hooks_do_nothing_by_themselves(serve, make_client, world, there):

@@ -180,14 +180,19 @@ def test_the_core_imports_nothing_from_above_and_nothing_that_does_io(path):
 #: Who may be imported by whom: each line by those below it.
 LAYERS = (
     ("core", "_version"),
-    ("watchdog", "quiet", "outbox", "handshake", "limits", "tls", "endings"),
-    ("ticker",),
+    ("watchdog", "quiet", "outbox", "handshake", "limits", "tls", "endings", "store", "auth", "sse"),
+    ("ticker", "handling", "tables"),
+    ("channel", "sqlite"),
+    ("sessions",),
+    ("admission",),
     ("shared",),
     ("edge",),
+    ("ends",),
     ("mixin",),
     ("protocol",),
     ("factory", "web"),
-    ("client", "service"),
+    ("client", "chat", "ai"),
+    ("service",),
     ("tap", "__main__", "testing", "__init__"),
 )
 

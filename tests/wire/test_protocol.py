@@ -100,18 +100,25 @@ def test_the_server_declares_what_holds(serve, connect):
 
     page.say({"type": "onopen", "v": 1, "client_id": "alice"})
 
-    assert page.messages == [
+    (answer,) = page.messages
+    sid, epoch = answer.pop("sid"), answer.pop("epoch")
+    assert (len(sid), len(epoch)) == (32, 16)
+    assert [answer] == [
         {
             "type": "onopen",
             "status": "ok",
             "v": 1,
             "client_id": "alice",
+            "resumed": False,
+            "last": 0,
+            "sent": 0,
+            "window_ms": 120_000,
             "beats": "client",
             "interval_ms": 2000,
             "watch_ms": 6000,
             "timeout_ms": [1000, 4000],
             "probe_ms": 2000,
-            "limits": {"message": 2048, "ping": 512},
+            "limits": {"message": 2048, "ping": 512, "kept": 1000, "kept_bytes": 1_048_576},
             "clients": 1,
         }
     ]
@@ -145,7 +152,7 @@ def test_a_server_that_beats_pings_by_ids_and_is_answered(serve, start_client, w
     world.advance(60)
 
     pings = [payload for opcode, payload in server_frames(world) if opcode == TEXT and b'"status"' not in payload]
-    assert pings == [b'{"type":"ping","id":%d}' % n for n in range(1, len(pings) + 1)]
+    assert pings == [b'{"type":"ping","id":%d,"ack":0}' % n for n in range(1, len(pings) + 1)]
     assert client.asked == len(pings) >= 9
     # Its own first ping follows its opening in every mode.
     assert len(client.pongs) == 1
@@ -305,7 +312,7 @@ def test_a_stalled_server_convicts_nobody(serve, start_client, connect, world, t
 
 @pytest.fixture
 def present(serve, connect):
-    """A server, and the sessions of clients that claim a name."""
+    """A server, and the sessions of clients that claim a name; `session.left` are those who were announced to leave."""
     factory = serve()
 
     def session(name, **more):
@@ -313,6 +320,8 @@ def present(serve, connect):
         page.say({"type": "onopen", "v": 1, "client_id": name} | more)
         return page
 
+    session.left = []
+    factory.clientLeft = session.left.append
     return factory.presence, session
 
 
@@ -374,9 +383,15 @@ def test_an_absence_of_one_that_was_away_is_borne_for_longer(present, world):
     page.transport.abortConnection()
     world.advance(70)
     assert presence.standing_of("alice") is Standing.DETACHED
+    assert session.left == []
 
     world.advance(6)
+    assert session.left == ["alice"]
+    # Its session is kept for longer, and nobody is told twice.
+    assert presence.standing_of("alice") is Standing.DETACHED
+    world.advance(50)
     assert "alice" not in presence
+    assert session.left == ["alice"]
 
 
 # Plain HTTP on the same port.
@@ -598,7 +613,8 @@ def test_a_websocket_inside_a_site_works_too(world, connect):
     world.advance(1.5)
     assert page.ended is not None
     assert factory.presence.standing_of("alice") is Standing.DETACHED
-    world.advance(41)
+    # The grace, and the window of its session.
+    world.advance(121)
     assert "alice" not in factory.presence
     assert [call for call in world.server.calls if "Ticker" in str(call)] == []
 

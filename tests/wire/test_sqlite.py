@@ -1,6 +1,5 @@
 """The store in one SQLite file: whose file it is, what a transaction holds, failing disks, and the power going."""
 
-import os
 import queue
 import random
 import signal
@@ -28,8 +27,25 @@ from heartbeat.tables import Tables, claim
 #: Nothing here takes a second; this bounds what hangs.
 PATIENCE = 20
 
+#: How another program would read a store's file.
+READ = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('SELECT * FROM epoch')"
+
+#: A program that starts a store and ends, as one does that fails.
+START = """
+import sys, threading
+from heartbeat.sqlite import SqliteStore
+
+class Reactor:
+    called = threading.Event()
+
+    def callFromThread(self, *call):
+        self.called.set()
+
+SqliteStore(sys.argv[1], reactor=Reactor()).start()
+assert Reactor.called.wait(10)
+"""
+
 ALICE = Head("s1", "e1", "alice", 120.0)
-BOB = Head("s2", "e1", "bob", 120.0)
 
 
 class Turns:
@@ -77,6 +93,8 @@ class Disk:
         #: How often a statement is yet to fail.
         self.failures = {}
         self.error = sqlite3.OperationalError("disk I/O error")
+        #: What is done before a statement, once.
+        self.between = {}
         #: What each transaction is preceded by.
         self.before = None
         #: Opening the file and each commit wait for this.
@@ -100,6 +118,7 @@ class Disk:
 
     def asked(self, statement):
         self.threads.add(threading.current_thread().name)
+        self.between.pop(statement, lambda: None)()
         if statement == "COMMIT":
             self.busy.set()
             assert self.turns.wait(PATIENCE)
@@ -207,6 +226,14 @@ def test_a_new_file_is_for_its_owner_only_and_so_is_its_log(store, path):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
+def test_so_it_is_where_a_link_leads(make, turns, path, tmp_path):
+    path.symlink_to(tmp_path / "elsewhere.db")
+
+    turns.result(make().start())
+
+    assert stat.S_IMODE((tmp_path / "elsewhere.db").stat().st_mode) == 0o600
+
+
 def test_a_file_that_was_there_keeps_its_mode(make, turns, path):
     path.touch(0o640)
     path.chmod(0o640)
@@ -238,11 +265,7 @@ def test_a_file_in_use_is_refused_to_another_process(store, turns, path):
 
     assert child.stderr == f"the store {path} cannot be used: it is in use\n"
     reading = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"import sqlite3; sqlite3.connect({str(path)!r}, timeout=0).execute('SELECT * FROM epoch')",
-        ],
+        [sys.executable, "-c", READ, path],
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -250,6 +273,19 @@ def test_a_file_in_use_is_refused_to_another_process(store, turns, path):
     )
     assert "database is locked" in reading.stderr
     assert turns.result(store.append([])) == ()
+
+
+def test_of_two_that_make_a_file_at_the_same_time_one_gets_it(make, turns, disk, path):
+    with closing(sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)) as second:
+
+        def claim_too():
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                claim(path, second)
+
+        disk.between["PRAGMA application_id"] = claim_too
+
+        assert turns.result(make().start()).heads == ()
+        assert disk.between == {}
 
 
 def test_what_is_no_database_is_refused_and_stays_as_it_was(make, turns, path):
@@ -364,6 +400,12 @@ def test_stopping_is_possible_at_any_time_and_any_number_of_times(make, turns):
     assert stops[0].called
     assert started.result.heads == ()
     assert turns.result(store.stop()) is None
+
+
+def test_a_program_that_ends_without_stopping_it_does_not_hang(path):
+    subprocess.run([sys.executable, "-c", START, path], timeout=PATIENCE, check=True)
+
+    assert by_hand(path, "SELECT count(*) FROM epoch") == [(1,)]
 
 
 def test_before_start_and_after_stop_everything_fails_at_once(make, turns, path):

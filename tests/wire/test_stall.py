@@ -3,6 +3,7 @@
 import json
 import random
 from heapq import heappop, heappush
+from types import SimpleNamespace
 
 import pytest
 from autobahn.websocket.protocol import TrafficStats, WebSocketProtocol
@@ -11,7 +12,7 @@ from twisted.internet.task import Clock
 from heartbeat import Presence
 from heartbeat.core.server_link import ServerLink
 from heartbeat.core.settings import BEATS, Settings
-from heartbeat.edge import Edge
+from heartbeat.ends import ServerEdge
 from heartbeat.shared import ServerShared
 
 LINKS = 10_000
@@ -33,7 +34,8 @@ class Far:
     """A protocol that is as light as can be, and the peer at its other end, whose answers the crowd delivers."""
 
     state = WebSocketProtocol.STATE_OPEN
-    transport = current_frame = None
+    current_frame = None
+    transport = SimpleNamespace(getPeer=lambda: None)
     data = b""
     peer = "somebody"
     wasNotCleanReason = None
@@ -44,7 +46,7 @@ class Far:
         self.trafficStats = TrafficStats()
         self.frame_data = []
         self.suspected = 0
-        self.edge = Edge(self, shared, exact=False)
+        self.edge = ServerEdge(self, shared)
         self.link = ServerLink(
             shared.settings,
             shared.ticker.running,
