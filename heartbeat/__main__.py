@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from heartbeat._version import __version__
-from heartbeat.core.errors import SettingError
+from heartbeat.core.errors import SettingError, StoreError
 from heartbeat.core.link import LinkStatus
 from heartbeat.core.settings import BEATS, Settings
 
@@ -34,8 +34,10 @@ examples:
   heartbeat-client ws://127.0.0.1:9000/ws --interval 0.2 --count 10 --json
   heartbeat-client wss://example.org/ws --cacert ca.pem --header "Cookie: a=b"
   heartbeat-client wss://example.org/socket --frames           a server that knows no JSON pings
+  heartbeat-client ws://127.0.0.1:9000/ws --client-id alice --send onchat '{"id": "m1", "to": "bob", "text": "hi"}'
 
-exit status: 0 every ping was answered, 1 some were lost, 2 the server was unreachable or the usage was wrong
+exit status: 0 every ping was answered and every message handled, 1 some were not, 2 the server was unreachable or
+the usage was wrong
 """
 
 
@@ -59,6 +61,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--beats", choices=BEATS, help="who is to send the pings: a wish to the server (client)")
     add("--frames", action="store_true", help="use RFC 6455 ping frames, for servers that know no JSON pings")
     add("--header", action="append", default=[], metavar="K:V", help="send this header with the handshake; repeatable")
+    add(
+        "--client-id", metavar="NAME", help="who to say we are; a server honours it from its own machine, or if told to"
+    )
+    add("--session", metavar="FILE", help="keep the session in FILE, so that the next run with it resumes it")
+    add(
+        "--send",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("TYPE", "JSON"),
+        help="send a message of this type with these members, and stop when it is handled; repeatable",
+    )
     add("--cacert", metavar="FILE", help="trust the PEM certificates in FILE instead of the platform's")
     add("--insecure", action="store_true", help="verify no certificate at all")
     add("--json", action="store_true", help="print one JSON object a line instead of text")
@@ -102,8 +116,19 @@ class _Tally:
 class _Script:
     """One run of the script: a client, what it prints, and how it ends."""
 
-    def __init__(self, arguments: argparse.Namespace, client: Any, reactor: Any, out: TextIO) -> None:
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        client: Any,
+        reactor: Any,
+        out: TextIO,
+        messages: Sequence[dict[str, Any]] = (),
+    ) -> None:
         self._arguments = arguments
+        self._messages = messages
+        # Messages whose fate is not known yet, and those that were lost.
+        self._under_way = len(messages)
+        self._unhandled = 0
         self._client = client
         self._reactor = reactor
         self._out = out
@@ -122,12 +147,36 @@ class _Script:
         """Until the count is reached, the server is unreachable, or somebody presses Ctrl-C; the exit status."""
         reactor = self._reactor
         reactor.addSystemEventTrigger("before", "shutdown", self._client.stopService)
-        reactor.callWhenRunning(self._client.startService)
+        reactor.callWhenRunning(self._start)
         reactor.run()
         lost = self._summarize()
         if self._unreachable or not (self._opened or self._tally.answered):
             return _UNREACHABLE
-        return _SOME_LOST if lost else _ALL_ANSWERED
+        return _SOME_LOST if lost or self._unhandled or self._under_way else _ALL_ANSWERED
+
+    def _start(self) -> None:
+        self._client.startService()
+        for number, message in enumerate(self._messages, 1):
+            self._client.send(message).addCallbacks(
+                self._handled, self._not_handled, callbackArgs=(number, message), errbackArgs=(number, message)
+            )
+
+    def _handled(self, _: None, number: int, message: dict[str, Any]) -> None:
+        self._under_way -= 1
+        event = {"event": "handled", "n": number, "type": message["type"]}
+        self._print(event, f"message {number} ({message['type']}): handled by the server")
+        self._stop_if_done()
+
+    def _not_handled(self, failure: Any, number: int, message: dict[str, Any]) -> None:
+        if self._stopping or not self._client.running:
+            # The end of the run is no news; that it is not known is in the exit status.
+            return
+        self._under_way -= 1
+        self._unhandled += 1
+        why = getattr(failure.value, "reason", None) or failure.getErrorMessage()
+        event = {"event": "unconfirmed", "n": number, "type": message["type"], "reason": why}
+        self._print(event, f"message {number} ({message['type']}): never confirmed ({why})", "31")
+        self._stop_if_done()
 
     # Hooks of the client.
 
@@ -161,13 +210,16 @@ class _Script:
         self._stop_if_done()
 
     def _message_received(self, message: dict[str, Any]) -> None:
-        self._print({"event": "message", "message": message}, f"message: {json.dumps(message)}")
+        if self._client.running:
+            self._print({"event": "message", "message": message}, f"message: {json.dumps(message)}")
 
     # The end.
 
     def _stop_if_done(self) -> None:
         count = self._arguments.count
-        if count is not None and self._tally.answered + self._lost() + self._asked >= count:
+        if self._under_way or (count is None and not self._messages):
+            return
+        if count is None or self._tally.answered + self._lost() + self._asked >= count:
             self._stop()
 
     def _stop(self) -> None:
@@ -257,8 +309,10 @@ def _run(argv: Sequence[str] | None) -> int:
         if not colon:
             parser.error(f"--header must be KEY:VALUE, not {header!r}")
         headers.append((name.strip(), value.strip()))
+    messages = [_message(parser, kind, text) for kind, text in arguments.send]
     try:
         settings = Settings(
+            client_id=arguments.client_id,
             interval=arguments.interval,
             attempts=arguments.attempts,
             beats=arguments.beats,
@@ -266,7 +320,10 @@ def _run(argv: Sequence[str] | None) -> int:
         )
         client = _client(arguments, settings, headers)
     except SettingError as error:
-        parser.error(f"--{error.name.rstrip('s') if error.name == 'headers' else error.name} must be {error.bound}")
+        name = "header" if error.name == "headers" else error.name.replace("_", "-")
+        parser.error(f"--{name} must be {error.bound}")
+    except StoreError as error:
+        parser.error(f"--session: {error}")
     except ValueError as error:
         parser.error(str(error))
     from twisted.internet import reactor  # noqa: PLC0415  # only now are the arguments known to be right
@@ -274,7 +331,25 @@ def _run(argv: Sequence[str] | None) -> int:
     from heartbeat.ticker import make_monotonic  # noqa: PLC0415  # as above
 
     make_monotonic(reactor)
-    return _Script(arguments, client, reactor, _standard_output()).run()
+    return _Script(arguments, client, reactor, _standard_output(), messages).run()
+
+
+def _message(parser: argparse.ArgumentParser, kind: str, text: str) -> dict[str, Any]:
+    """The message that `--send` asks for."""
+    from heartbeat.handling import encode_message  # noqa: PLC0415  # Twisted takes its time; most runs send nothing
+
+    try:
+        members = json.loads(text)
+    except ValueError as error:
+        parser.error(f"--send {kind}: not JSON: {error}")
+    if not isinstance(members, dict) or members.get("type", kind) != kind:
+        parser.error(f"--send {kind}: the second argument must be a JSON object, without a type of its own")
+    message = {"type": kind} | members
+    try:
+        encode_message(message)
+    except ValueError as error:
+        parser.error(f"--send {kind}: {error}")
+    return message
 
 
 def _standard_output() -> TextIO:
@@ -298,7 +373,10 @@ def _client(arguments: argparse.Namespace, settings: Settings, headers: list[tup
         tls = trust_file(host, arguments.cacert)
     elif arguments.insecure:
         tls = trust_anybody(host)
-    return HeartbeatClient(arguments.url, settings=settings, tls=tls, headers=headers)
+    client = HeartbeatClient(arguments.url, settings=settings, tls=tls, headers=headers, session=arguments.session)
+    if arguments.session is not None:
+        client.checkSession()
+    return client
 
 
 if __name__ == "__main__":

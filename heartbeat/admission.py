@@ -22,7 +22,7 @@ from heartbeat.core.presence import Presence
 from heartbeat.core.session import Resume, Session
 from heartbeat.core.settings import Settings
 from heartbeat.sessions import Sessions, session_of
-from heartbeat.store import Contents, Effect, Head, Store, new_sid, when
+from heartbeat.store import Contents, Effect, Head, Settle, Store, new_sid, when
 from heartbeat.ticker import Ticker
 
 __all__ = ["Candidate", "ServerSessions"]
@@ -87,7 +87,9 @@ class Candidate(Connection, Protocol):
 class ServerSessions(Sessions):
     """The sessions of one server.
 
-    `settle` may be set: what follows, for somebody else, when a message with a receipt is confirmed or lost.
+    `settle` may be set: called once for each receipt, with whether a copy of its message was confirmed, or the last
+    was lost; what it returns is committed with that. `started` are called when the store has been read,
+    `resumed` with the channel when a session is carried again, `ended` when one is over.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class ServerSessions(Sessions):
         self.epoch = ""
         self.settle: Callable[[str, bool], Sequence[Effect]] | None = None
         self.started: list[Callable[[], object]] = []
+        self.resumed: list[Callable[[Channel], object]] = []
         self._presence = presence
         self._wall = wall
         self._starting: list[Deferred[None]] | None = None
@@ -113,6 +116,9 @@ class ServerSessions(Sessions):
         self._detached: dict[str, Channel] = {}
         self._full: dict[Channel, float] = {}
         self._gone: dict[str, str] = {}
+        # How many copies of a message with a receipt are kept, and how many receipts each sender waits for.
+        self._copies: dict[str, int] = {}
+        self._awaited: dict[str, int] = {}
         self._accounts: dict[str, int] = {}
 
     # Its life.
@@ -156,7 +162,15 @@ class ServerSessions(Sessions):
         for channel in self.channels.values():
             self._presence.release(channel.session.client_id)
         self.suspend("the server stopped")
-        for table in (self._by_client, self._detached, self._full, self._gone, self._accounts):
+        for table in (
+            self._by_client,
+            self._detached,
+            self._full,
+            self._gone,
+            self._accounts,
+            self._copies,
+            self._awaited,
+        ):
             table.clear()
         self.epoch = ""
         yield self.store.stop()
@@ -271,6 +285,8 @@ class ServerSessions(Sessions):
         session.resume(resume.last)
         channel.confirmed()
         candidate.admitted(channel, resumed=True, reason="")
+        for resumed in self.resumed:
+            resumed(channel)
 
     @inlineCallbacks
     def _begin(
@@ -370,8 +386,36 @@ class ServerSessions(Sessions):
         self._book(channel, -size)
 
     def settled(self, receipt: str, *, confirmed: bool) -> Sequence[Effect]:
-        """Owner: what follows from the fate of a message with a receipt."""
-        return () if self.settle is None else self.settle(receipt, confirmed)
+        """Owner: what follows from the fate of a message with a receipt: the first copy confirmed, or the last lost."""
+        copies = self._copies.get(receipt)
+        if copies is None:
+            return ()
+        if not confirmed and copies > 1:
+            self._copies[receipt] = copies - 1
+            return ()
+        del self._copies[receipt]
+        self._await(receipt, -1)
+        follows = () if self.settle is None else self.settle(receipt, confirmed)
+        return (Settle(receipt), *follows) if copies > 1 else follows
+
+    def noted(self, receipt: str) -> None:
+        """Owner: a message with a receipt is kept."""
+        copies = self._copies.get(receipt, 0)
+        self._copies[receipt] = copies + 1
+        if not copies:
+            self._await(receipt, 1)
+
+    def awaited(self, sender: str) -> int:
+        """How many receipts are yet to be settled that begin with `sender` and a slash."""
+        return self._awaited.get(sender, 0)
+
+    def _await(self, receipt: str, count: int) -> None:
+        sender = receipt.partition("/")[0]
+        left = self._awaited.get(sender, 0) + count
+        if left:
+            self._awaited[sender] = left
+        else:
+            del self._awaited[sender]
 
     def _add(self, channel: Channel, accounts: tuple[str, ...]) -> None:
         session = channel.session

@@ -76,6 +76,10 @@ class Owner(Protocol):
         """So many bytes less are kept."""
         ...
 
+    def noted(self, receipt: str) -> None:
+        """A message with this receipt is kept."""
+        ...
+
     def settled(self, receipt: str, *, confirmed: bool) -> Sequence[Effect]:
         """A message with this receipt was confirmed, or lost with its session: what follows."""
         ...
@@ -375,6 +379,8 @@ class Channel:
         if self._sent is None:
             self._sent = deque()
         self._sent.append(one)
+        if one.receipt is not None:
+            self._owner.noted(one.receipt)
 
     def _look_for_room(self) -> None:
         if self._room is not None and not self.session.is_full:

@@ -262,6 +262,11 @@ class HeartbeatClient(Service):
             self._when_open.append(deferred)
         return deferred
 
+    def checkSession(self) -> None:
+        """See that the file of the session can be used, before anything starts. Blocks; raises StoreError."""
+        if isinstance(self._store, SqliteStore):
+            self._store.check()
+
     # The service.
 
     def startService(self) -> None:
@@ -295,6 +300,7 @@ class HeartbeatClient(Service):
         self._stopping.addCallback(lambda _: self._ticker.leave())
         stopped = self._stopping
         code = CloseCode.NORMAL
+        self._sessions.flush()
         if self._store is None:
             self._end_session("closed")
         else:

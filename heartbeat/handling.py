@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, ensureDeferred, fail
 
 from heartbeat.core.messages import encode
 from heartbeat.core.session import Session
+from heartbeat.quiet import QuietDeferred
 from heartbeat.store import Append, Effect, Mark
 
 __all__ = ["Handling", "Recipient", "call", "encode_message"]
@@ -52,6 +53,9 @@ def call(handler: Callable[..., object], *arguments: Any) -> Deferred[Any] | Non
         result = handler(*arguments)
     except Exception:  # noqa: BLE001  # a handler may raise anything; its failure goes on in the Deferred
         return fail()
+    if isinstance(result, QuietDeferred):
+        # That of a `send`, as a lambda returns it. To wait for it would be to wait for the other end's handler.
+        return None
     if isinstance(result, Deferred):
         return result
     if hasattr(result, "__await__"):

@@ -5,7 +5,7 @@ For programs that have a service tree of their own, and for twistd. Opens nothin
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from OpenSSL import SSL, crypto
@@ -15,16 +15,20 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from heartbeat._version import __version__
+from heartbeat.auth import Authenticator
+from heartbeat.chat import Chat, GroupChat
 from heartbeat.core.errors import CloseCode, SettingError
 from heartbeat.core.settings import Settings
 from heartbeat.factory import HeartbeatServerFactory
 from heartbeat.limits import open_file_limit
+from heartbeat.store import Store
 from heartbeat.web.site import make_site
 
-__all__ = ["DEFAULT_LISTEN", "PATHS", "HeartbeatService"]
+__all__ = ["DEFAULT_LISTEN", "MESSAGES", "PATHS", "HeartbeatService"]
 
 #: Only this machine: a server for the world is asked for by name.
 DEFAULT_LISTEN = "tcp:9000:interface=127.0.0.1"
@@ -33,10 +37,27 @@ DEFAULT_LISTEN = "tcp:9000:interface=127.0.0.1"
 PATHS = ("/ws", "/")
 
 
+def _ai(factory: HeartbeatServerFactory, ai: Mapping[str, Any]) -> object:
+    from heartbeat.ai import AI  # noqa: PLC0415  # only whoever asks for it needs what it needs
+
+    return AI(factory, **ai)
+
+
+#: The application messages that come with this package, none of which is served unless it is named.
+MESSAGES: dict[str, Callable[[HeartbeatServerFactory, Mapping[str, Any]], object]] = {
+    "chat": lambda factory, ai: Chat(factory),
+    "group": lambda factory, ai: GroupChat(factory),
+    "ai": _ai,
+}
+
+
 class HeartbeatService(MultiService):
     """A heartbeat server on one or more listeners, each an endpoint description of Twisted's (`tcp:9000`).
 
-    `ports` are the listening ports once it has started. Raises SettingError for a description that is none.
+    `messages` names application messages of ours to serve (`chat`, `group`, `ai`), `ai` is what `heartbeat.ai.AI` is
+    told (`url`, `model`, `key`), `store` keeps the sessions (default: in memory), `authenticator` says who may
+    come in. A `factory` of one's own brings the last two with it. `ports` are the listening ports once it has
+    started. Raises SettingError for a description, or a word, that is none.
     """
 
     _log = Logger()
@@ -47,6 +68,10 @@ class HeartbeatService(MultiService):
         settings: Settings | None = None,
         *,
         factory: HeartbeatServerFactory | None = None,
+        store: Store | None = None,
+        authenticator: Authenticator | None = None,
+        messages: Iterable[str] = (),
+        ai: Mapping[str, Any] | None = None,
         reactor: Any = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
@@ -54,8 +79,17 @@ class HeartbeatService(MultiService):
             from twisted.internet import reactor  # noqa: PLC0415  # importing this module installs none
         self.settings = settings or Settings()
         self.factory = factory or HeartbeatServerFactory(
-            self.settings, site=make_site(reactor), paths=PATHS, reactor=reactor
+            self.settings,
+            site=make_site(reactor),
+            paths=PATHS,
+            store=store,
+            authenticator=authenticator,
+            reactor=reactor,
         )
+        for word in messages:
+            if word not in MESSAGES:
+                raise SettingError("messages", word, "some of " + ", ".join(MESSAGES))
+            MESSAGES[word](self.factory, ai or {})
         self.ports: list[Any] = []
         for description in (listen,) if isinstance(listen, str) else listen:
             self._add_listener(description, reactor)
@@ -72,7 +106,8 @@ class HeartbeatService(MultiService):
         self.addService(listener)  # type: ignore[no-untyped-call]  # Twisted's
 
     def startService(self) -> None:
-        """Listen, and say so."""
+        """Listen, and say so; whoever comes before the store was read waits for that."""
+        self.factory.heartbeat.sessions.start().addCallbacks(self._has_sessions, self._has_none)
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's
         timing, beats = self.settings.timing(), self.settings.beats
         self._log.info(
@@ -100,11 +135,25 @@ class HeartbeatService(MultiService):
         )
 
     def stopService(self) -> Deferred[None]:
-        """Stop listening, and close what is open (1012: come back later); fires when all is gone."""
+        """Stop listening, and close what is open (1012: come back later); fires when all is gone, and is kept."""
         stopped: Deferred[Any] = maybeDeferred(super().stopService)
-        closed = self.factory.heartbeat.close_all(CloseCode.RESTART, "the server stops")
+        heartbeat = self.factory.heartbeat
+        closed = heartbeat.close_all(CloseCode.RESTART, "the server stops")
         self.ports.clear()
-        return gatherResults([stopped, closed]).addCallback(lambda _: None)
+        gone: Deferred[Any] = gatherResults([stopped, closed])
+        return gone.addCallback(lambda _: heartbeat.sessions.stop()).addCallback(lambda _: None)
+
+    def _has_sessions(self, _: None) -> None:
+        sessions = self.factory.heartbeat.sessions
+        self._log.info(
+            "sessions are kept for {window:g} s, in {where}; {count} wait to be resumed",
+            window=self.settings.window,
+            where=getattr(sessions.store, "path", "memory"),
+            count=sessions.detached,
+        )
+
+    def _has_none(self, failure: Failure) -> None:
+        self._log.error("nobody is let in: {why}", why=failure.getErrorMessage())
 
     def _listening(self, port: Any, description: str) -> None:
         self.ports.append(port)

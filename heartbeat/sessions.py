@@ -39,7 +39,7 @@ class Sessions:
         self._ticker = ticker
         self._owing: set[Channel] = set()
         self._lagging: set[Channel] = set()
-        self._soon = Alarm(ticker, self._acknowledge)
+        self._soon = Alarm(ticker, lambda now: self.flush())
 
     def now(self) -> float:
         """Owner: our running time."""
@@ -69,6 +69,9 @@ class Sessions:
 
     def credit(self, channel: Channel, size: int) -> None:
         """Owner: so many bytes less."""
+
+    def noted(self, receipt: str) -> None:
+        """Owner: a message with a receipt is kept."""
 
     def settled(self, receipt: str, *, confirmed: bool) -> Sequence[Effect]:
         """Owner: what follows from the fate of a message with a receipt; a client gives none."""
@@ -135,7 +138,8 @@ class Sessions:
         self._lagging.clear()
         self._soon.disarm()
 
-    def _acknowledge(self, now: float) -> None:
+    def flush(self) -> None:
+        """Acknowledge now what would be acknowledged soon: the connections are about to close."""
         owing, self._owing = self._owing, set()
         for channel in owing:
             channel.acknowledge()

@@ -71,6 +71,7 @@ class Shared:
         """Close every connection; fires when all are gone, which takes `close_timeout` at most."""
         closed: Deferred[None] = Deferred()
         self._closing.append(closed)
+        self.sessions.flush()
         for edge in tuple(self.edges):
             edge.close(code, reason)
         self.one_is_gone()

@@ -50,10 +50,21 @@ class SqliteStore:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, reactor: Any = None) -> None:
-        self._path = Path(path).absolute()
+        self.path = self._path = Path(path).absolute()
         self._reactor = reactor
         self._life: _Life | None = None
         self._connect: Connect = sqlite3.connect
+
+    def check(self) -> None:
+        """See that the file can be used, and let go of it: for whoever wants to be told before anything starts.
+
+        Blocks for as long as the disk does. Raises StoreError.
+        """
+        try:
+            with closing(connected(self._path, self._connect)) as connection:
+                claim(self._path, connection)
+        except sqlite3.Error as error:
+            raise StoreError(f"the store {self._path} cannot be used: {why(error)}") from None
 
     def start(self) -> Deferred[Contents]:
         """Store: open it. It fails where the file is in use, is not a store's, or cannot be made."""

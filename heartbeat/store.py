@@ -224,6 +224,8 @@ class MemoryStore:
 
     def open(self, head: Head) -> None:
         """Store: begin a session."""
+        if head.sid in self._entries:
+            raise StoreError(f"session {head.sid} is in the store already")
         self._entries[head.sid] = _Entry(head)
 
     def append(self, effects: Sequence[Effect]) -> Numbers:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 from twisted.internet.error import CannotListenError
 from twisted.python import usage
 
-from heartbeat.core.errors import SettingError
-from heartbeat.core.settings import BEATS, Settings
-from heartbeat.service import DEFAULT_LISTEN, HeartbeatService
+from heartbeat.core.errors import SettingError, StoreError
+from heartbeat.core.settings import BEATS, LEVEL0, Settings
+from heartbeat.service import DEFAULT_LISTEN, MESSAGES, HeartbeatService
+from heartbeat.sqlite import SqliteStore
 from heartbeat.ticker import make_monotonic
 
 __all__ = ["Options", "makeService"]
@@ -53,6 +55,12 @@ class Options(usage.Options):
         _parameter("max-message", None, 65_536, "The largest message taken, in bytes.", int),
         _parameter("handshake-timeout", None, 5.0, "Seconds that an opening handshake may take.", float),
         _parameter("grace", None, None, "Seconds that an absence goes unannounced. Default: 40.", float),
+        _parameter("window", None, 120.0, "Seconds that the session of a client that is gone is kept.", float),
+        ["store", None, "memory", "What keeps the sessions: memory, or sqlite:PATH to survive a crash."],
+        ["messages", "m", None, f"Application messages to serve, of {','.join(MESSAGES)}. Default: none."],
+        ["level0", None, None, f"Pages that open no session: {' or '.join(LEVEL0)}. Default: allow."],
+        ["ai-url", None, None, "An OpenAI-compatible endpoint for onaichat; its key is HEARTBEAT_AI_KEY."],
+        ["ai-model", None, None, "The model to ask there."],
         _parameter("trust-forwarded", None, 0, "How many proxies in front append to X-Forwarded-For.", int),
     ]
 
@@ -60,7 +68,7 @@ class Options(usage.Options):
         ["trust-client-ids", None, "Honour client ids that are only claimed, not from this machine alone."],
     ]
 
-    compData = usage.Completions(optActions={"beats": usage.CompleteList(BEATS)})
+    compData = usage.Completions(optActions={"beats": usage.CompleteList(BEATS), "level0": usage.CompleteList(LEVEL0)})
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
@@ -94,15 +102,36 @@ class Options(usage.Options):
                 message_limit=self["max-message"],
                 handshake_timeout=self["handshake-timeout"],
                 grace=self["grace"],
+                window=self["window"],
+                level0=self["level0"],
                 trust_forwarded=self["trust-forwarded"],
                 trust_client_ids=bool(self["trust-client-ids"]),
                 origins=tuple(self["origin"]),
             )
             # Nothing is opened by this; a wrong endpoint or limit is said now, and not by a traceback later.
-            _Launched(self["listen"] or [DEFAULT_LISTEN], self.settings)
+            self.service()
         except SettingError as error:
             name = _OPTION_OF.get(error.name, error.name.replace("_", "-"))
             raise usage.UsageError(f"--{name} must be {error.bound}, not {error.value!r}") from None
+
+    def service(self, reactor: Any = None) -> HeartbeatService:
+        """The service of these options. Raises SettingError."""
+        return _Launched(
+            self["listen"] or [DEFAULT_LISTEN],
+            self.settings,
+            store=self._store(),
+            messages=self["messages"].split(",") if self["messages"] else (),
+            ai={"url": self["ai-url"], "model": self["ai-model"], "key": os.environ.get("HEARTBEAT_AI_KEY")},
+            reactor=reactor,
+        )
+
+    def _store(self) -> SqliteStore | None:
+        kind, _, path = self["store"].partition(":")
+        if kind == "sqlite" and path:
+            return SqliteStore(path)
+        if self["store"] != "memory":
+            raise SettingError("store", self["store"], "memory or sqlite:PATH")
+        return None
 
 
 _OPTION_OF = {"message_limit": "max-message", "origins": "origin"}
@@ -118,10 +147,20 @@ class _Launched(HeartbeatService):
         except (CannotListenError, OSError, OverflowError, ValueError) as error:
             raise SystemExit(f"heartbeat: {error}") from None
 
+    def startService(self) -> None:
+        """Start, if the store can be used."""
+        store = self.factory.heartbeat.sessions.store
+        if isinstance(store, SqliteStore):
+            try:
+                store.check()
+            except StoreError as error:
+                raise SystemExit(f"heartbeat: {error}") from None
+        super().startService()
+
 
 def makeService(options: Options) -> HeartbeatService:
     """The service of these options. Called by twistd, before it forks and changes its directory."""
     from twisted.internet import reactor  # noqa: PLC0415  # twistd has installed it by now
 
     make_monotonic(reactor)
-    return _Launched(options["listen"] or [DEFAULT_LISTEN], options.settings, reactor=reactor)
+    return options.service(reactor)

@@ -15,7 +15,8 @@
 
 Each machine runs as Twisted does: timers first, then what has arrived. A machine that is stalled
 does neither until its stall is over, and then does both, in that order; while one sleeps its clock
-stands still besides, as that of a suspended laptop does.
+stands still besides, as that of a suspended laptop does. `cut(after=n)` cuts in the middle of what is
+written, and `crash()` ends what runs on a machine as `kill -9` does.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Machine(Clock):
     def __init__(self) -> None:
         super().__init__()
         self.stalled_until = 0.0
+        self.crashed = False
         self._slept = 0.0
         self._inbox: list[tuple[float, Callable[[], None]]] = []
 
@@ -70,19 +72,20 @@ class Machine(Clock):
         self.rightNow = max(now - self._slept, *(call.getTime() for call in due), self.rightNow)
         for call in sorted(due, key=lambda call: call.getTime()):
             # An earlier one of this turn may have cancelled it, or put it off.
-            if call in self.calls and call.getTime() + self._slept <= now:
+            if call in self.calls and call.getTime() + self._slept <= now and not self.crashed:
                 self.calls.remove(call)
                 call.called = 1
                 call.func(*call.args, **call.kw)
         arrived = [item for item in self._inbox if item[0] <= now]
         self._inbox = [item for item in self._inbox if item[0] > now]
         for _, step in arrived:
-            step()
+            if not self.crashed:
+                step()
 
 
 @implementer(ITransport)
 class MemoryTransport:
-    """One end of a connection in memory. `written` keeps all bytes given to it."""
+    """One end of a connection in memory."""
 
     disconnecting = False
 
@@ -94,15 +97,20 @@ class MemoryTransport:
         self.other: MemoryTransport
         self.connected = True
         self.is_cut = False
-        self.written = b""
+        self._written: list[bytes] = []
         self.paused = False
         self._waiting = b""
+
+    @property
+    def written(self) -> bytes:
+        """All bytes that were given to it."""
+        return b"".join(self._written)
 
     def write(self, data: bytes) -> None:
         """ITransport: send."""
         if self.connected and not self.disconnecting:
-            self.written += data
-            self._carry(lambda: self.other._received(data))
+            self._written.append(data)
+            self._carry(lambda: self.other._received(self._world._let_through(self.other._machine, data)))
 
     def writeSequence(self, data: list[bytes]) -> None:
         """ITransport: send."""
@@ -162,8 +170,14 @@ class MemoryTransport:
     def _received(self, data: bytes) -> None:
         if self.paused:
             self._waiting += data
-        elif self.connected:
+        elif self.connected and data:
             self.protocol.dataReceived(data)
+
+    def _crash(self) -> None:
+        # The kernel closes what the process had open: the other end hears of it, this one of nothing any more.
+        if self.connected:
+            self._carry(lambda: self.other._lost(ConnectionLost()))
+        self.connected = False
 
     def _lost(self, error: Exception) -> None:
         if self.connected:
@@ -190,7 +204,8 @@ class World:
 
     `client_host` is the address that the server sees clients come from. `refuses`: nobody listens,
     connections are refused at once. `now` is the true time. `connections` are the transports of
-    each connection that was made, the server's and the client's.
+    each connection that was made, the server's and the client's. `server` and `client` are the reactors
+    of either machine, new ones after a crash.
     """
 
     def __init__(self, latency: float = 0.01, client_host: str = "127.0.0.1") -> None:
@@ -203,6 +218,8 @@ class World:
         self.connections: list[tuple[MemoryTransport, MemoryTransport]] = []
         self._factory: Any = None
         self._is_cut = False
+        # A cut to come: to which machine (None: to either), and how many bytes still get through before.
+        self._cut_after: tuple[Machine | None, int] | None = None
         self._hanging: list[tuple[Any, Deferred[Any]]] = []
 
     def listen(self, factory: Factory) -> None:
@@ -217,14 +234,14 @@ class World:
     def advance(self, seconds: float) -> None:
         """Let time pass, from event to event."""
         end = self.now + seconds
-        machines = (self.server, self.client)
         while True:
+            machines = (self.server, self.client)
             at = max(self.now, min(machine.next_at for machine in machines))
             if at > end:
                 break
             self.now = at
             for machine in machines:
-                if machine.next_at <= at:
+                if machine.next_at <= at and not machine.crashed:
                     machine.turn(at)
         self.now = end
         for machine in machines:
@@ -259,16 +276,29 @@ class World:
         still = max(machine.stalled_until for machine in (self.server, self.client)) - self.now
         self.advance(max(0.0, still) + 2 * self.latency + 1.0)
 
-    def cut(self) -> None:
-        """Cut the network: nothing arrives any more, nothing is said about it, new connections hang."""
+    def cut(self, *, after: int = 0, towards: Machine | None = None) -> None:
+        """Cut the network: nothing arrives any more, nothing is said about it, new connections hang.
+
+        It is cut when exactly `after` more bytes have arrived, `towards` one machine or in both directions together.
+        """
+        if after > 0:
+            self._cut_after = towards, after
+            return
+        self._cut_after = None
         self._is_cut = True
         for ends in self.connections:
             for end in ends:
                 end.is_cut = True
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the network is cut now."""
+        return self._is_cut
+
     def heal(self) -> None:
-        """Mend the network for new connections; the old ones stay dead."""
+        """Mend the network for new connections; the old ones stay dead. A cut that was to come does not."""
         self._is_cut = False
+        self._cut_after = None
         hanging, self._hanging = self._hanging, []
         for factory, deferred in hanging:
             self.client.deliver(self.now, partial(self._complete, factory, deferred))
@@ -280,6 +310,38 @@ class World:
         for ends in dropped:
             for end in ends:
                 end._machine.callLater(0, end._lost, ConnectionLost())
+
+    def crash(self, machine: Machine | None = None) -> None:
+        """End what runs on a machine (the server) as by `kill -9`: its timers, its sockets, and what it had yet to read.
+
+        Nothing that ran there hears of anything again. The other machine's sockets are reset, unless the network
+        is cut. What comes next has a new reactor, `server` or `client`; where it was the server, nobody listens
+        until it does so again.
+        """
+        machine = machine or self.server
+        machine.crashed = True
+        for ends in self.connections:
+            for end in ends:
+                if end._machine is machine:
+                    end._crash()
+        fresh = Machine()
+        fresh.rightNow = self.now
+        if machine is self.server:
+            self.server, self._factory = fresh, None
+        else:
+            self.client, self._hanging = fresh, []
+        if self._cut_after is not None and self._cut_after[0] is machine:
+            self._cut_after = fresh, self._cut_after[1]
+
+    def _let_through(self, machine: Machine, data: bytes) -> bytes:
+        """What arrives of these bytes, where a cut is to come."""
+        if self._cut_after is None or self._cut_after[0] not in (None, machine):
+            return data
+        towards, left = self._cut_after
+        self._cut_after = towards, left - len(data)
+        if len(data) >= left:
+            self.cut()
+        return data[:left]
 
     def _connect(self, factory: Any) -> Deferred[Any]:
         # Cancelled, it fails; what was under way finds that out in `_complete`.

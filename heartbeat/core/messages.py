@@ -63,7 +63,7 @@ __all__ = [
 #: The level-1 version that we speak.
 VERSION = 1
 
-encode = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 # The fast library refuses these, the wire does not.
@@ -81,6 +81,14 @@ def _no_constant(name: str) -> None:
 
 
 _slow = json.JSONDecoder(parse_constant=_no_constant)
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """A message as JSON; a lone surrogate is escaped, as it came. Raises TypeError for what JSON does not know."""
+    try:
+        return _encode(message)
+    except UnicodeEncodeError:
+        return json.dumps(message).encode()
 
 
 def decode(payload: bytes) -> dict[str, Any]:
@@ -203,11 +211,7 @@ def error_frame(error: PeerError) -> bytes:
     message: dict[str, Any] = {"type": "error", "code": error.code, "detail": error.detail}
     if error.re is not None:
         message["re"] = error.re
-    try:
-        return encode(message)
-    except UnicodeEncodeError:
-        # A lone surrogate in what we quote: the standard library escapes it, as it came.
-        return json.dumps(message).encode()
+    return encode(message)
 
 
 def re_of(message: dict[str, Any]) -> str | int:
