@@ -107,7 +107,6 @@ class HeartbeatService(MultiService):
 
     def startService(self) -> None:
         """Listen, and say so; whoever comes before the store was read waits for that."""
-        self.factory.heartbeat.sessions.start().addCallbacks(self._has_sessions, self._has_none)
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's
         timing, beats = self.settings.timing(), self.settings.beats
         self._log.info(
@@ -133,6 +132,7 @@ class HeartbeatService(MultiService):
             room="any number of" if self.factory.room is None else self.factory.room,
             limit="none" if limit is None else limit,
         )
+        self.factory.heartbeat.sessions.start().addCallbacks(self._has_sessions, self._has_none)
 
     def stopService(self) -> Deferred[None]:
         """Stop listening, and close what is open (1012: come back later); fires when all is gone, and is kept."""

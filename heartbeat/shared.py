@@ -111,6 +111,8 @@ class ServerShared(Shared):
         self.plain: dict[str, dict[Any, None]] | None = None
         #: Called with its edge when a connection is gone.
         self.gone: list[Callable[[Any], object]] = []
+        #: Called when the server stops.
+        self.stopped: list[Callable[[], object]] = []
         self.sessions.started.append(self.await_absent)
         self._awaiting = False
         self._stopped = False
@@ -160,6 +162,8 @@ class ServerShared(Shared):
     def stop(self) -> None:
         """The server stops: nobody waits for absent clients any more, nor for those yet to close."""
         self._stopped = True
+        for stopped in self.stopped:
+            stopped()
         self._rest()
 
     def _rest(self) -> None:

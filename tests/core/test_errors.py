@@ -9,14 +9,30 @@ from heartbeat.core.errors import (
     SessionFull,
     SettingError,
     StateError,
+    StoreError,
+    Unauthorized,
     Unconfirmed,
     Unreachable,
+    Violation,
     is_final_close,
     is_final_http,
 )
 
 
-@pytest.mark.parametrize("kind", [SettingError, StateError, PeerError, SessionFull, Unconfirmed, Unreachable])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        SettingError,
+        StateError,
+        PeerError,
+        Violation,
+        StoreError,
+        Unauthorized,
+        SessionFull,
+        Unconfirmed,
+        Unreachable,
+    ],
+)
 def test_everything_we_raise_is_a_heartbeat_error(kind):
     assert issubclass(kind, HeartbeatError)
 
@@ -42,6 +58,13 @@ def test_a_peer_error_carries_what_the_error_frame_will_say():
 
 def test_a_peer_error_may_be_about_nothing_that_has_a_name():
     assert PeerError("bad-json", "not JSON").re is None
+
+
+def test_a_violation_carries_the_code_and_the_sentence_of_the_close():
+    violation = Violation(CloseCode.GAP, "message 5 came after message 3")
+
+    assert (violation.code, violation.detail) == (4010, "message 5 came after message 3")
+    assert str(violation) == "message 5 came after message 3"
 
 
 def test_unconfirmed_holds_the_messages_in_order_and_the_reason():

@@ -10,17 +10,27 @@ from hypothesis import strategies as st
 
 from heartbeat.core.errors import PeerError
 from heartbeat.core.messages import (
+    OWNED,
+    OWNED_IN_SESSION,
     VERSION,
+    ack_frame,
     bad_json,
+    check_type,
     decode,
+    decode_object,
     encode,
     error_frame,
+    number_of,
     ping_frame,
     pong_frame,
     re_of,
+    unknown_type,
 )
 
 PONG = b'"status":"pong","clients":3'
+
+#: In a session what was handled is told too, by the answerer.
+PONG_IN_SESSION = b'"status":"pong","clients":3,"ack":17'
 
 
 def refusal_of(payload):
@@ -31,6 +41,10 @@ def refusal_of(payload):
 
 def answer_to(payload, members=PONG):
     return pong_frame(payload, decode(payload), members)
+
+
+def answer_in_session_to(payload):
+    return pong_frame(payload, decode(payload), PONG_IN_SESSION, OWNED_IN_SESSION)
 
 
 # Taken
@@ -72,6 +86,21 @@ def test_a_lone_surrogate_escape_is_valid_as_json_stringify_emits_it(payload, me
 @pytest.mark.parametrize("tail", [b"", rb',"s":"\ud800"'])
 def test_of_a_member_that_appears_twice_the_last_counts(tail):
     assert decode(b'{"type":"onopen","type":1,"type":"ping"' + tail + b"}")["type"] == "ping"
+
+
+@pytest.mark.parametrize("payload", [b"{}", b'{"seq":1}', b'{"type":7}', rb'{"s":"\ud800"}'])
+def test_an_object_may_be_looked_at_before_it_is_known_to_be_a_message(payload):
+    found = decode_object(payload)
+
+    assert found == json.loads(payload)
+    with pytest.raises(PeerError, match="a message has a type, and the type is text"):
+        check_type(found)
+
+
+def test_an_object_that_is_a_message_is_handed_on():
+    message = {"type": "onchat"}
+
+    assert check_type(message) is message
 
 
 # Refused
@@ -240,6 +269,57 @@ def test_the_members_are_the_answerers_whatever_they_are():
     assert answer_to(b'{"type":"ping","id":1}', b'"status":"pong"') == b'{"type":"ping","id":1,"status":"pong"}'
 
 
+@pytest.mark.parametrize(
+    ("ping", "pong"),
+    [
+        (b'{"type":"ping","id":7,"ack":5}', b'{"type":"ping","id":7,%b}'),
+        (b'{"type":"ping","ack":0}', b'{"type":"ping",%b}'),
+        (b'{"type":"ping","id":7,"ack":12345678901234567890123}', b'{"type":"ping","id":7,%b}'),
+        (b' { "type" : "ping" , "t" : 1e5 ,"ack":5}', b' { "type" : "ping" , "t" : 1e5 ,%b}'),
+        (rb'{"\u0074ype":"\u0070ing","ack":5}', rb'{"\u0074ype":"\u0070ing",%b}'),
+        (b'{"type":"ping","p":{"x":1,"ack":6},"t":0}', b'{"type":"ping","p":{"x":1,"ack":6},"t":0,%b}'),
+        (b'{"type":"ping","s":",\\"ack\\":6}"}', b'{"type":"ping","s":",\\"ack\\":6}",%b}'),
+        (b'{"type":"ping","at":"12:30:00","ack":5}', b'{"type":"ping","at":"12:30:00",%b}'),
+        (b'{"type":"ping","acks":[1,2]}', b'{"type":"ping","acks":[1,2],%b}'),
+        (rb'{"type":"ping","s":"\ud800","ack":5}', rb'{"type":"ping","s":"\ud800",%b}'),
+    ],
+)
+def test_in_a_session_an_ack_at_the_end_is_cut_off_and_the_rest_comes_back_as_it_was(ping, pong):
+    assert answer_in_session_to(ping) == pong.replace(b"%b", PONG_IN_SESSION)
+
+
+@pytest.mark.parametrize(
+    ("ping", "pong"),
+    [
+        (b'{"ack":5,"type":"ping"}', b'{"type":"ping",%b}'),
+        (b'{"type":"ping","ack":5,"id":1e5}', b'{"type":"ping","id":1e5,%b}'),
+        (b'{"type":"ping","ack": 5}', b'{"type":"ping",%b}'),
+        (b'{"type":"ping", "ack":5}', b'{"type":"ping",%b}'),
+        (b'{"type":"ping","ack":5 }', b'{"type":"ping",%b}'),
+        (b'{"type":"ping","ack":-5}', b'{"type":"ping",%b}'),
+        (b'{"type":"ping","ack":5.0}', b'{"type":"ping",%b}'),
+        (b'{"type":"ping","ack":null}', b'{"type":"ping",%b}'),
+        (b'{"type":"ping","ack":{"ack":5}}', b'{"type":"ping",%b}'),
+        (rb'{"type":"ping","\u0061ck":5}', b'{"type":"ping",%b}'),
+        (b'{"type":"ping","ack":4,"ack":5}', b'{"type":"ping",%b}'),
+        (rb'{"type":"ping","\u0061ck":4,"ack":5}', b'{"type":"ping",%b}'),
+        (rb'{"type":"ping","ack":4,"\u0061ck":5}', b'{"type":"ping",%b}'),
+        (b'{"type":"ping","status":0,"ack":5}', b'{"type":"ping",%b}'),
+        (b'{"clients":1,"type":"ping","id":1,"ack":5}', b'{"type":"ping","id":1,%b}'),
+        (b'{"type":"ping","a":1,"a":2,"ack":5}', b'{"type":"ping","a":2,%b}'),
+        (b'{"type":"ping","p":{"ack":6},"ack":5}', b'{"type":"ping","p":{"ack":6},%b}'),
+        (b'{"type":"ping","s":"\\"ack\\"","ack":5}', b'{"type":"ping","s":"\\"ack\\"",%b}'),
+    ],
+)
+def test_in_a_session_an_ack_in_any_other_place_or_spelling_is_replaced_by_ours(ping, pong):
+    assert answer_in_session_to(ping) == pong.replace(b"%b", PONG_IN_SESSION)
+
+
+def test_the_members_that_are_the_answerers_are_one_more_in_a_session():
+    assert OWNED == ("status", "clients")
+    assert OWNED_IN_SESSION == (*OWNED, "ack")
+
+
 def nested(depth):
     return b"[" * depth + b"]" * depth
 
@@ -347,6 +427,17 @@ def test_any_ping_comes_back_as_it_was_but_for_what_is_the_answerers(payload):
     assert len(names_in(answer)) == len(kept) + 2
 
 
+@given(pings(), st.sampled_from([b"", b',"ack":7', b',"ack":7 ', b', "ack":null', rb',"\u0061ck":7', b',"ack":8,"ack":7']))
+def test_in_a_session_any_ping_comes_back_as_it_was_but_for_what_is_the_answerers(ping, ack):
+    payload = ping[: ping.rindex(b"}")] + ack + b"}"
+
+    answer = answer_in_session_to(payload)
+
+    kept = {name: value for name, value in spelled(payload).items() if name not in OWNED_IN_SESSION}
+    assert spelled(answer) == kept | {"status": "pong", "clients": "3", "ack": "17"}
+    assert len(names_in(answer)) == len(kept) + 3
+
+
 @given(pings())
 def test_any_ping_without_the_answerers_members_and_duplicates_comes_back_byte_by_byte(payload):
     names = names_in(payload)
@@ -381,6 +472,67 @@ def test_the_version_we_speak_is_1():
 @pytest.mark.parametrize(("ping_id", "frame"), [(1, b'{"type":"ping","id":1}'), (64, b'{"type":"ping","id":64}')])
 def test_a_ping_of_our_own_holds_its_type_and_its_id(ping_id, frame):
     assert ping_frame(ping_id) == frame
+
+
+@pytest.mark.parametrize("ack", [0, 41])
+def test_in_a_session_a_ping_of_our_own_ends_with_what_we_have_handled(ack):
+    """So that it can be cut off without decoding."""
+    ping = ping_frame(7, ack)
+
+    assert ping == b'{"type":"ping","id":7,"ack":%d}' % ack
+    assert answer_in_session_to(ping) == ping_frame(7)[:-1] + b"," + PONG_IN_SESSION + b"}"
+
+
+@pytest.mark.parametrize("ack", [0, 41])
+def test_what_we_have_handled_may_stand_alone(ack):
+    assert ack_frame(ack) == b'{"type":"ack","ack":%d}' % ack
+
+
+@pytest.mark.parametrize(
+    ("message", "least", "number"),
+    [
+        ({}, 0, None),
+        ({"n": None}, 0, None),
+        ({"n": 0}, 0, 0),
+        ({"n": 1}, 1, 1),
+        ({"n": 10**400}, 1, 10**400),
+    ],
+)
+def test_the_number_in_a_member_is_whole_and_at_least_the_least(message, least, number):
+    assert number_of(message, "n", least) == number
+
+
+@pytest.mark.parametrize("value", [-1, 0, 1.0, "1", True, [], {}])
+def test_what_is_no_such_number_is_refused(value):
+    with pytest.raises(PeerError) as caught:
+        number_of({"type": "onchat", "n": value}, "n", 1)
+
+    error = caught.value
+    assert (error.code, error.detail, error.re) == ("bad-message", "n must be a whole number from 1", "onchat")
+
+
+@pytest.mark.parametrize(
+    ("message", "about"),
+    [
+        ({}, None),
+        ({"type": 7, "id": "m1"}, None),
+        ({"type": [[]]}, None),
+        ({"type": "onchat", "id": "m1"}, "m1"),
+        ({"type": "y" * 65}, "y" * 64),
+    ],
+)
+def test_the_refusal_of_a_number_is_about_its_message_as_far_as_that_has_a_name(message, about):
+    with pytest.raises(PeerError) as caught:
+        number_of({**message, "n": 0}, "n", 1)
+
+    assert caught.value.re == about
+
+
+def test_a_type_that_nobody_takes_is_refused_by_its_name_or_the_beginning_of_it():
+    error = unknown_type({"type": "y" * 65, "id": "m1"})
+
+    assert (error.code, error.re) == ("unknown-type", "m1")
+    assert error.detail == "nobody here takes messages of type " + "y" * 64
 
 
 def test_messages_are_written_without_spaces_and_in_utf_8():

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 
 from heartbeat.core.presence import Presence, Standing
 
@@ -185,6 +185,106 @@ def test_leaves_come_in_the_order_in_which_the_graces_end():
     assert presence.expire(100.0) == ["early", "late", "away"]
 
 
+# Sessions
+
+
+def test_a_client_of_whom_a_session_is_kept_is_detached_without_any_connection():
+    presence = register()
+
+    presence.keep("alice")
+
+    assert looks(presence) == (0, [0, 0, 0, 0, 1], ("alice",))
+    assert presence.expire(1e9) == []
+
+
+def test_a_session_that_ends_while_its_client_is_there_changes_nothing():
+    presence = register()
+    connection = joined(presence, "alice")
+    presence.keep("alice")
+
+    presence.release("alice")
+
+    assert looks(presence) == (1, [1, 0, 0, 0, 0], ("alice",))
+    assert presence.close(connection, 0.0, at_once=True) is True
+    assert looks(presence) == (0, [0, 0, 0, 0, 0], ())
+
+
+def test_a_client_that_nobody_expects_is_forgotten_with_its_last_session():
+    presence = register()
+    presence.keep("alice")
+    presence.keep("alice")
+
+    presence.release("alice")
+    assert looks(presence) == (0, [0, 0, 0, 0, 1], ("alice",))
+    presence.release("alice")
+
+    assert looks(presence) == (0, [0, 0, 0, 0, 0], ())
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_while_a_session_is_kept_every_end_is_an_absence_and_the_leave_waits_for_the_grace(at_once):
+    presence = register()
+    presence.keep("alice")
+
+    assert presence.close(joined(presence, "alice"), 10.0, at_once=at_once) is False
+    assert looks(presence) == (0, [0, 0, 0, 0, 1], ("alice",))
+
+    assert presence.expire(10.0 + GRACE - 0.001) == []
+    assert presence.expire(10.0 + GRACE) == ["alice"]
+
+
+def test_who_left_is_detached_for_as_long_as_its_session_is_kept_and_joins_anew_if_it_comes_back():
+    presence = register()
+    presence.keep("alice")
+    presence.close(joined(presence, "alice"), 0.0, at_once=False)
+    assert presence.expire(GRACE) == ["alice"]
+    assert looks(presence) == (0, [0, 0, 0, 0, 1], ("alice",))
+
+    connection = presence.open("alice")
+
+    assert presence.announce(connection) is True
+    assert presence.close(connection, 50.0, at_once=False) is False
+    assert presence.expire(50.0 + GRACE) == ["alice"]
+    presence.release("alice")
+    assert looks(presence) == (0, [0, 0, 0, 0, 0], ())
+
+
+def test_a_session_that_ends_in_an_absence_leaves_the_absence_its_grace():
+    presence = register()
+    presence.keep("alice")
+    presence.close(joined(presence, "alice"), 0.0, at_once=False)
+
+    presence.release("alice")
+
+    assert looks(presence) == (0, [0, 0, 0, 0, 1], ("alice",))
+    assert presence.expire(GRACE) == ["alice"]
+    assert looks(presence) == (0, [0, 0, 0, 0, 0], ())
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_who_never_joined_is_known_for_as_long_as_its_session_is_kept(at_once):
+    presence = register()
+    presence.keep("alice")
+
+    assert presence.close(presence.open("alice"), 0.0, at_once=at_once) is False
+
+    assert looks(presence) == (0, [0, 0, 0, 0, 1], ("alice",))
+    assert presence.expire(1e9) == []
+    presence.release("alice")
+    assert looks(presence) == (0, [0, 0, 0, 0, 0], ())
+
+
+def test_who_goes_twice_in_one_moment_leaves_once():
+    presence = register()
+    presence.keep("alice")
+    presence.close(joined(presence, "alice"), 0.0, at_once=False)
+    presence.close(presence.open("alice"), 0.0, at_once=False)
+
+    assert presence.expire(GRACE) == ["alice"]
+
+    assert looks(presence) == (0, [0, 0, 0, 0, 1], ("alice",))
+
+
 class Register(RuleBasedStateMachine):
     """A register, and beside it what a scan over all its connections finds."""
 
@@ -196,6 +296,8 @@ class Register(RuleBasedStateMachine):
         self.now = 0.0
         #: client id: the standings of its connections
         self.standings = {}
+        #: client id: how many sessions are kept for it
+        self.sessions = Counter()
         self.announced = set()
         #: client id: when it leaves
         self.leaves = {}
@@ -206,6 +308,20 @@ class Register(RuleBasedStateMachine):
         self.standings.setdefault(name, {})[connection] = CONNECTED
         self.leaves.pop(name, None)
         return connection
+
+    @rule(name=st.sampled_from("abcd"))
+    def keep(self, name):
+        self.presence.keep(name)
+        self.sessions[name] += 1
+        self.standings.setdefault(name, {})
+
+    @precondition(lambda self: self.sessions.total())
+    @rule(data=st.data())
+    def release(self, data):
+        name = data.draw(st.sampled_from(sorted(self.sessions.elements())))
+        self.presence.release(name)
+        self.sessions[name] -= 1
+        self.forget_unless_expected(name)
 
     @rule(connection=connections)
     def announce(self, connection):
@@ -223,6 +339,8 @@ class Register(RuleBasedStateMachine):
         name = connection.client_id
         standing = self.standings[name].pop(connection)
         last = not self.standings[name]
+        # While a session is kept no end is final.
+        at_once = at_once and not self.sessions[name]
         absent = last and not at_once and name in self.announced
         left = last and at_once and name in self.announced
 
@@ -231,7 +349,8 @@ class Register(RuleBasedStateMachine):
         if absent:
             self.leaves[name] = self.now + (GRACE_AWAY if standing is AWAY else GRACE)
         elif last:
-            self.forget(name)
+            self.announced.discard(name)
+            self.forget_unless_expected(name)
 
     @rule(seconds=st.floats(0.0, 60.0))
     def expire(self, seconds):
@@ -240,12 +359,13 @@ class Register(RuleBasedStateMachine):
         told = self.presence.expire(self.now)
         assert (set(told), len(told)) == (gone, len(gone))
         for name in gone:
-            self.forget(name)
+            del self.leaves[name]
+            self.announced.discard(name)
+            self.forget_unless_expected(name)
 
-    def forget(self, name):
-        del self.standings[name]
-        self.announced.discard(name)
-        self.leaves.pop(name, None)
+    def forget_unless_expected(self, name):
+        if not self.standings[name] and not self.sessions[name] and name not in self.announced:
+            del self.standings[name]
 
     @invariant()
     def counts_are_what_a_scan_finds(self):

@@ -6,7 +6,7 @@ from math import inf, nan
 import pytest
 
 from heartbeat.core.errors import PeerError, SettingError
-from heartbeat.core.settings import BEATS, Settings, Timing, is_client_id, watch_after
+from heartbeat.core.settings import BEATS, LEVEL0, Settings, Timing, is_client_id, watch_after
 
 DEFAULT = Timing(interval=6.0, timeout_min=3.0, timeout_max=6.0, probe=3.0, watch=12.0, tick=0.2, patience=60.0)
 
@@ -33,7 +33,9 @@ def test_the_defaults_are_those_of_the_documentation():
     assert (settings.grace, settings.grace_away, settings.window) == (40.0, 75.0, 120.0)
     assert (settings.handshake_timeout, settings.close_timeout) == (5.0, 1.0)
     assert (settings.message_limit, settings.ping_limit) == (65_536, 1024)
-    assert (settings.max_connections, settings.backlog) == (None, 4096)
+    assert (settings.kept_limit, settings.kept_bytes, settings.sessions_bytes) == (1000, 2**20, 256 * 2**20)
+    assert (settings.full_patience, settings.judge_timeout, settings.level0) == (30.0, 5.0, None)
+    assert (settings.outgoing_limit, settings.max_connections, settings.backlog) == (2**20, None, 4096)
     assert (settings.origins, settings.trust_client_ids, settings.trust_forwarded) == ((), False, 0)
 
 
@@ -59,7 +61,13 @@ NUMBERS = [
     ("handshake_timeout", 0.1, 600.0, "s"),
     ("close_timeout", 0.05, 60.0, "s"),
     ("message_limit", 1024, 2**40, "bytes"),
+    ("outgoing_limit", 65_536, 2**40, "bytes"),
     ("ping_limit", 64, 4096, "bytes"),
+    ("kept_limit", 4, 1_000_000, "messages"),
+    ("kept_bytes", 4096, 2**40, "bytes"),
+    ("sessions_bytes", 65_536, 2**50, "bytes"),
+    ("full_patience", 0.1, 3600.0, "s"),
+    ("judge_timeout", 0.1, 600.0, "s"),
     ("max_connections", 1, 10_000_000, ""),
     ("backlog", 1, 65_535, ""),
     ("trust_forwarded", 0, 16, ""),
@@ -90,6 +98,16 @@ def test_a_number_beyond_its_bounds_is_refused(name, least, most, unit):
         ({"attempts": 3.0}, "attempts must be a whole number from 0 to 1e+06, not 3.0"),
         ({"backlog": False}, "backlog must be a whole number from 1 to 65535, not False"),
         ({"ping_limit": 63}, "ping_limit must be a whole number from 64 to 4096 bytes, not 63"),
+        ({"kept_limit": 3}, "kept_limit must be a whole number from 4 to 1e+06 messages, not 3"),
+        ({"kept_limit": 10.0}, "kept_limit must be a whole number from 4 to 1e+06 messages, not 10.0"),
+        ({"kept_bytes": 4095}, "kept_bytes must be a whole number from 4096 to 1.09951e+12 bytes, not 4095"),
+        ({"kept_bytes": 8192.0}, "kept_bytes must be a whole number from 4096 to 1.09951e+12 bytes, not 8192.0"),
+        ({"sessions_bytes": 1.0}, "sessions_bytes must be a whole number from 65536 to 1.1259e+15 bytes, not 1.0"),
+        ({"full_patience": 0.0}, "full_patience must be a number from 0.1 to 3600 s, not 0.0"),
+        ({"full_patience": nan}, "full_patience must be a number from 0.1 to 3600 s, not nan"),
+        ({"judge_timeout": "5"}, "judge_timeout must be a number from 0.1 to 600 s, not '5'"),
+        ({"level0": "deny"}, "level0 must be one of allow, refuse, not 'deny'"),
+        ({"level0": True}, "level0 must be one of allow, refuse, not True"),
         ({"max_connections": 0}, "max_connections must be a whole number from 1 to 1e+07, not 0"),
         ({"max_connections": 10.0}, "max_connections must be a whole number from 1 to 1e+07, not 10.0"),
         ({"schedule": "often"}, "schedule must be one of answer, fixed, not 'often'"),
@@ -131,6 +149,12 @@ def test_origins_may_be_pages_of_a_host_of_none_and_of_all():
 @pytest.mark.parametrize("word", BEATS)
 def test_beats_may_be_each_of_its_words(word):
     assert Settings(beats=word).beats == word
+
+
+@pytest.mark.parametrize("word", [None, *LEVEL0])
+def test_pages_that_open_no_session_may_be_served_or_not_or_as_it_follows(word):
+    assert LEVEL0 == ("allow", "refuse")
+    assert Settings(level0=word).level0 == word
 
 
 def test_a_whole_number_of_seconds_will_do():

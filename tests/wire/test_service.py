@@ -155,6 +155,7 @@ def test_it_says_who_it_is_what_holds_and_where_it_listens(start, log):
         "a dead peer is found within 15.4 s by a client that pings, within 15.6 s by a server that pings, within 15.4 s"
     )
     assert others[2].startswith("room for 5 connections (open-file limit: ")
+    assert others[3] == "sessions are kept for 120 s, in memory; 0 wait to be resumed"
 
 
 def test_it_says_who_beats_and_that_nothing_limits_it(start, log, monkeypatch):

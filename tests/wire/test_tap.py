@@ -11,6 +11,7 @@ from twisted.python.usage import UsageError
 
 from heartbeat.core.settings import Settings
 from heartbeat.service import DEFAULT_LISTEN
+from heartbeat.store import MemoryStore
 from heartbeat.tap import Options, makeService
 
 
@@ -45,6 +46,8 @@ GIVEN = {
     "--max-message=4096": {"message_limit": 4096},
     "--handshake-timeout=1.5": {"handshake_timeout": 1.5},
     "--grace=60": {"grace": 60.0},
+    "--window=600": {"window": 600.0},
+    "--level0=refuse": {"level0": "refuse"},
     "--trust-forwarded=2": {"trust_forwarded": 2},
     "--trust-client-ids": {"trust_client_ids": True},
     "--origin=https://example.org -o null": {"origins": ("https://example.org", "null")},
@@ -54,6 +57,39 @@ GIVEN = {
 @pytest.mark.parametrize(("arguments", "settings"), GIVEN.items())
 def test_every_option_reaches_its_setting(arguments, settings):
     assert parsed(*arguments.split()).settings == Settings(**({"interval": 6.0} | settings))
+
+
+def test_sessions_are_kept_in_memory_unless_a_file_is_named(tmp_path, reactor, monkeypatch):
+    """The file is that of the folder in which the server was started, wherever it goes after."""
+    assert isinstance(makeService(parsed()).factory.heartbeat.sessions.store, MemoryStore)
+    assert isinstance(makeService(parsed("--store", "memory")).factory.heartbeat.sessions.store, MemoryStore)
+
+    monkeypatch.chdir(tmp_path)
+    service = makeService(parsed("--store", "sqlite:sessions.db"))
+    monkeypatch.chdir("/")
+
+    assert service.factory.heartbeat.sessions.store.path == tmp_path / "sessions.db"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_application_message_is_served_unless_it_is_named(reactor):
+    def served(*arguments):
+        return sorted(makeService(parsed(*arguments)).factory.heartbeat.handlers)
+
+    assert served() == []
+    assert served("--messages", "chat") == ["onchat"]
+    assert served("-m", "group,ai") == ["onaichat", "ongroupchat"]
+
+
+def test_a_store_that_cannot_be_used_ends_the_start_in_a_sentence(tmp_path, reactor):
+    path = tmp_path / "no.db"
+    path.write_text("this is no database, and long enough to be none: " * 100)
+
+    with pytest.raises(SystemExit) as ended:
+        makeService(parsed("--store", f"sqlite:{path}")).startService()
+
+    assert str(ended.value).startswith(f"heartbeat: the store {path} ")
+    assert "\n" not in str(ended.value)
 
 
 def test_endpoints_may_be_several():
@@ -79,6 +115,11 @@ WRONG = {
     "--listen=9000": "--listen must be an endpoint description such as tcp:9000:interface=127.0.0.1 (",
     "--listen=tcp:http:x": "--listen must be an endpoint description such as tcp:9000:interface=127.0.0.1 (",
     "--listen=ssl:9443:privateKey=/nowhere.pem": "--listen must be an endpoint description such as ",
+    "--window=0": "--window must be a number from 1 to ",
+    "--level0=maybe": "--level0 must be one of allow, refuse, not 'maybe'",
+    "--store=redis": "--store must be memory or sqlite:PATH, not 'redis'",
+    "--store=sqlite:": "--store must be memory or sqlite:PATH, not 'sqlite:'",
+    "--messages=chat,mail": "--messages must be some of chat, group, ai, not 'mail'",
     "tcp:9000": "unexpected argument 'tcp:9000'; endpoints are given by --listen",
     "--colour=red": "option --colour not recognized",
     "--trust-client-ids=yes": "option --trust-client-ids must not have an argument",
