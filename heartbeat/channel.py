@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -17,7 +18,7 @@ from twisted.python.failure import Failure
 
 from heartbeat.core.errors import PeerError, SessionFull, Unconfirmed
 from heartbeat.core.messages import ack_frame, decode_object, error_frame, re_of
-from heartbeat.core.session import Arrived, Session
+from heartbeat.core.session import MEMBERS, Arrived, Session
 from heartbeat.handling import Handling, encode_message
 from heartbeat.quiet import QuietDeferred
 from heartbeat.store import Append, Effect, Numbers, Result, Store, when
@@ -25,9 +26,6 @@ from heartbeat.store import Append, Effect, Numbers, Result, Store, when
 __all__ = ["Channel", "Connection", "Owner"]
 
 _log = Logger()
-
-# What a frame adds to a message: `seq` and `ack`, with numbers as long as they get.
-_MEMBERS = 64
 
 
 class Connection(Protocol):
@@ -176,14 +174,27 @@ class Channel:
 
     def begin(self, session: Session) -> None:
         """There is a session now: what was sent before goes out in it."""
+        pending = self._give_up_pending()
+        self.session = session
+        self._send_pending(pending)
+
+    def carry_on(self, before: Channel) -> None:
+        """What was sent before this session was loaded, in a channel that had none, goes out in this one."""
+        self._send_pending(before._give_up_pending())
+        self._room, before._room = before._room, None
+        self._look_for_room()
+
+    def _give_up_pending(self) -> deque[tuple[bytes, QuietDeferred]]:
         pending, self._pending = self._pending or deque(), None
         for payload, _ in pending:
             self.session.release(len(payload))
-        self.session = session
+        return pending
+
+    def _send_pending(self, pending: deque[tuple[bytes, QuietDeferred]]) -> None:
         for payload, deferred in pending:
             # The server may keep less than we thought; what it has no room for was never promised any.
             try:
-                session.admit(len(payload))
+                self.session.admit(len(payload))
             except SessionFull as full:
                 deferred.errback(full)
             else:
@@ -191,9 +202,7 @@ class Channel:
 
     def flush(self, write: Callable[[bytes], object]) -> None:
         """There is no session to be had: what was sent before goes out as it is."""
-        pending, self._pending = self._pending or deque(), None
-        for payload, deferred in pending:
-            self.session.release(len(payload))
+        for payload, deferred in self._give_up_pending():
             write(payload)
             deferred.callback(None)
 
@@ -227,10 +236,12 @@ class Channel:
 
     def _fail(self, waiting: Sequence[QuietDeferred | None], error: Unconfirmed) -> None:
         self._sent = self._under_way = self._pending = None
-        rooms, self._room = self._room or [], None
-        for deferred in (*waiting, *rooms):
+        for deferred in waiting:
             if deferred is not None:
                 deferred.errback(error)
+        rooms, self._room = self._room or [], None
+        for deferred in rooms:
+            deferred.errback(Unconfirmed((), error.reason))
         self._tell_written()
 
     # What goes out.
@@ -241,7 +252,7 @@ class Channel:
         Raises TypeError or ValueError for what is no message, or too large a one.
         """
         payload = encode_message(message)
-        most = self._owner.message_limit - _MEMBERS
+        most = self._owner.message_limit - MEMBERS
         if len(payload) > most:
             raise ValueError(f"a message is at most {most} bytes of JSON, not {len(payload)} (setting message_limit)")
         if self.ended:
@@ -259,13 +270,16 @@ class Channel:
         return deferred
 
     def admit(self, size: int, *, beyond: bool = False) -> None:
-        """Take room for a message of so many bytes, even `beyond` the bound. Raises SessionFull."""
+        """Take room for a message of so many bytes, even `beyond` the bound. Raises SessionFull.
+
+        A client, which handles what comes however full it is, goes twice as far and not beyond that.
+        """
         if self.ended:
             if beyond:
                 return
             raise SessionFull(f"the session has ended: {self.ended}")
         try:
-            self.session.admit(size, beyond=beyond)
+            self.session.admit(size, beyond=beyond and (self._waits or self.session.has_room_beyond(size)))
         except SessionFull:
             self._owner.filled(self)
             raise
@@ -444,7 +458,9 @@ class Channel:
             self._refuse(handling, error)
 
     def _refuse(self, handling: Handling, error: PeerError) -> None:
-        handling.append_payload(self, error_frame(error), beyond=True)
+        # A server that handles so little of what its client sends learns nothing from one error more.
+        with suppress(SessionFull):
+            handling.append_payload(self, error_frame(error), beyond=True)
 
     def _finish(self, handling: Handling, arrived: Arrived) -> None:
         """The handler has finished: commit that, and what follows from it."""

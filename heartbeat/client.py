@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Generator, Iterable
+from functools import partial
 from math import inf
 from os import PathLike
 from typing import Any
@@ -282,7 +283,7 @@ class HeartbeatClient(Service):
         if self._store is None:
             self._connect()
         else:
-            when(self._store.start(), self._load, self._no_store)
+            when(self._store.start(), partial(self._load, self._channel), self._no_store)
 
     def stopService(self) -> Deferred[None]:
         """Close the connection (1000); fires when it is gone, within `close_timeout`."""
@@ -320,15 +321,19 @@ class HeartbeatClient(Service):
     # The session.
 
     @inlineCallbacks
-    def _load(self, contents: Contents) -> Generator[Any, Any, None]:
+    def _load(self, before: Channel, contents: Contents) -> Generator[Any, Any, None]:
         """The session of the file, if there is one: to be resumed with the first connection."""
         for head in contents.heads[-1:]:
             kept = yield self._sessions.store.replay(head.sid, head.confirmed)
+            if self._channel is not before:
+                # It was stopped meanwhile.
+                return
             channel = Channel(session_of(head, kept, self._sessions.bounds), self._sessions, waits=False)
             self._sessions.channels[head.sid] = channel
             channel.restore([one.receipt for one in kept])
             channel.marks.update(head.marks)
             self._channel, self._window = channel, head.window
+            channel.carry_on(before)
             self._expiry.arm(self._ticker.now() + head.window)
         if self.running:
             self._connect()
@@ -349,6 +354,10 @@ class HeartbeatClient(Service):
             edge.plain = True
             self._channel.flush(edge.write)
             return
+        if declared.resumed and known.sid != declared.sid:
+            # Its window ended while the server took it up again.
+            edge.cut(CloseCode.NORMAL, "the session has ended")
+            return
         self._window = declared.window
         if known.sid != declared.sid or not declared.resumed:
             if known.sid:
@@ -357,6 +366,7 @@ class HeartbeatClient(Service):
             edge.begin(self._channel, declared)
         elif known.judge(declared.last, declared.sent):
             self._expiry.disarm()
+            known.bounds = declared.bounds
             known.resume(declared.last)
             self._channel.confirmed()
             edge.admit(self._channel)
@@ -432,8 +442,8 @@ class HeartbeatClient(Service):
     # What the present connection tells.
 
     def _link_changed(self, connection: _Connection, status: LinkStatus) -> None:
-        if connection is not self._connection or status.event == "closed":
-            # How it was closed is told when it is gone: the transport knows more.
+        if connection is not self._connection or status.event == "closed" or not self.running:
+            # How it was closed is told when it is gone: the transport knows more. Until then a stop goes its way.
             return
         if status.event == "open":
             self._opening.disarm()

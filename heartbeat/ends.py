@@ -176,11 +176,15 @@ class ClientEdge(Edge):
 
     def begin(self, channel: Channel, declared: Declared) -> None:
         """Carry the channel on, in the session that is declared as a new one."""
-        self.shared.sessions.begin(channel, declared, lambda: self.admit(channel))
+        self.shared.sessions.begin(channel, declared, lambda: self.admit(channel), wanted=self.is_there)
+
+    def is_there(self) -> bool:
+        """Whether it can carry a session."""
+        return not (self.over or self.dead) and self.link is not None
 
     def admit(self, channel: Channel) -> None:
         """The session is there: carry it."""
-        if self.over or self.dead or self.link is None:
+        if not self.is_there() or self.link is None:
             return
         self.channel = channel
         channel.attach(self)

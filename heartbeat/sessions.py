@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from heartbeat.channel import Channel
 from heartbeat.core.errors import Unconfirmed
@@ -95,18 +96,25 @@ class Sessions:
         for channel in touched:
             channel.pump()
 
-    def begin(self, channel: Channel, declared: Declared, then: Callable[[], object]) -> None:
-        """A client's: the channel goes on in the session that is declared as a new one; call `then` when it is kept."""
+    def begin(
+        self, channel: Channel, declared: Declared, then: Callable[[], object], *, wanted: Callable[[], bool]
+    ) -> None:
+        """A client's: the channel goes on in the session that is declared as a new one; call `then` when it is kept.
+
+        If by then it is not `wanted`, what waits in the channel waits for the session of another connection.
+        """
         session = Session(declared.sid, declared.epoch, declared.client_id, declared.bounds)
 
         def begun(_: None) -> None:
-            if not channel.ended:
-                self.channels[session.sid] = channel
-                channel.begin(session)
-                then()
+            if channel.ended or not wanted():
+                when(self.store.expire(session.sid, session.fence, ()), lambda _: None, _said)
+                return
+            self.channels[session.sid] = channel
+            channel.begin(session)
+            then()
 
         head = Head(session.sid, session.epoch, session.client_id, declared.window)
-        when(self.store.open(head), begun, lambda failure: _log.warn("{why}", why=failure.getErrorMessage()))
+        when(self.store.open(head), begun, _said)
 
     def over(self, channel: Channel, error: Unconfirmed) -> None:
         """Owner: a session has ended."""
@@ -155,6 +163,10 @@ class Sessions:
         for channel in channels:
             channel.suspend(reason)
         self.rest()
+
+
+def _said(failure: Failure) -> None:
+    _log.warn("{why}", why=failure.getErrorMessage())
 
 
 def session_of(head: Head, kept: Sequence[Kept], bounds: Bounds) -> Session:

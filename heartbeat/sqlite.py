@@ -63,7 +63,7 @@ class SqliteStore:
         try:
             with closing(connected(self._path, self._connect)) as connection:
                 claim(self._path, connection)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StoreError(f"the store {self._path} cannot be used: {why(error)}") from None
 
     def start(self) -> Deferred[Contents]:

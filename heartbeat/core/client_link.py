@@ -44,6 +44,9 @@ class ClientLink(Link):
 
     __slots__ = ("_open_by", "_resuming", "opened")
 
+    # What becomes of its messages to others is kept for a client whatever comes, and all of it is replayed.
+    _TRUSTS: ClassVar = True
+
     def __init__(
         self,
         settings: Settings,
@@ -97,7 +100,7 @@ class ClientLink(Link):
         wish["session"] = session and {
             "sid": session.sid,
             "epoch": session.epoch,
-            "last": session.handled,
+            "last": session.tell(),
             "sent": session.sent,
             "try": session.attempt,
         }
@@ -109,6 +112,8 @@ class ClientLink(Link):
 
     def admitted(self, session: Session, now: float) -> Effects:
         """What `Opened` asked has been seen to: this is the session of the link."""
+        if self._closed:
+            return NOTHING
         self.session = session
         return self._release(now)
 
@@ -142,8 +147,8 @@ class ClientLink(Link):
 
     def _pinged(self, payload: bytes, message: dict[str, Any], now: float) -> Effects:
         status = message.get("status")
-        confirmed = self._acknowledged(message)
         if status == "pong":
+            confirmed = self._acknowledged(message)
             return (*confirmed, *self._answered(ping_id_of(message), _count(message), now))
         if status is not None and self.level == 0:
             return self._give_up("refused", now)
@@ -153,8 +158,10 @@ class ClientLink(Link):
         session = self.session
         if session is None:
             return (pong_frame(payload, message, b'"status":"pong"', OWNED), _ASKED)
-        pong = pong_frame(payload, message, b'"status":"pong","ack":%d' % session.tell(), OWNED_IN_SESSION)
-        return (*confirmed, pong, _ASKED)
+        pong = pong_frame(payload, message, b'"status":"pong","ack":%d' % session.handled, OWNED_IN_SESSION)
+        # A ping that is refused has neither told nor confirmed anything.
+        session.tell()
+        return (*self._acknowledged(message), pong, _ASKED)
 
     def _acked(self, payload: bytes, message: dict[str, Any], now: float) -> Effects:
         return self._acknowledged(message)

@@ -12,7 +12,7 @@ from math import inf
 from typing import Any, ClassVar
 
 from heartbeat.core.errors import CloseCode, PeerError, Violation
-from heartbeat.core.messages import check_type, decode_object, number_of, ping_frame
+from heartbeat.core.messages import check_type, decode_object, no_number, number_of, ping_frame
 from heartbeat.core.monitor import Confirm, Convict, Monitor, SendPing, SendProbe, State, Traffic
 from heartbeat.core.monitor import Effect as MonitorEffect
 from heartbeat.core.opening import Declared, Opening
@@ -252,6 +252,8 @@ class Link:
     )
 
     _ROWS: ClassVar[dict[str, Callable[[Any, bytes, dict[str, Any], float], Effects]]]
+    #: Whether the other end may send more than the bounds allow.
+    _TRUSTS: ClassVar[bool] = False
 
     def __init__(self, settings: Settings, running: RunningTime, monitor: Monitor, *, guest: bool) -> None:
         self.settings = settings
@@ -301,14 +303,19 @@ class Link:
         return self._take(payload, message, now)
 
     def _is_surely_foreign(self, payload: bytes) -> bool:
-        too_long = len(payload) > GUEST_LIMIT and self.session is None
+        too_long = len(payload) > GUEST_LIMIT and not self._has_session
         return too_long or not payload.lstrip().startswith(b"{")
+
+    @property
+    def _has_session(self) -> bool:
+        """Whether numbered messages may arrive: in a session, or before a client's is there that was declared."""
+        return self.session is not None or (self.level > 0 and self._held is not None)
 
     def _is_ours(self, message: dict[str, Any]) -> bool:
         kind = message.get("type")
         if kind in ("ping", "onopen"):
             return True
-        if self.session is not None and "seq" in message:
+        if "seq" in message and self._has_session:
             return True
         return self.level > 0 and type(kind) is str and kind in self._ROWS
 
@@ -328,17 +335,19 @@ class Link:
     def _numbered(self, session: Session, payload: bytes, message: dict[str, Any], now: float) -> Effects:
         seq = number_of(message, "seq", 1)
         if seq is None:
-            raise PeerError("bad-message", "seq must be a whole number from 1", message.get("type"))
-        effects = self._acknowledged(message)
-        # They are the session's; the application gets the message as it was sent.
-        del message["seq"]
-        message.pop("ack", None)
+            raise no_number(message, "seq", 1)
         what: dict[str, Any] | PeerError = message
         try:
             check_type(message)
         except PeerError as error:
             what = error
-        return effects + _RUN if session.take(seq, what, len(payload)) else effects
+        taken = session.take(seq, what, len(payload), trusted=self._TRUSTS)
+        # Only now: a message that breaks off the connection has confirmed nothing either.
+        effects = self._acknowledged(message)
+        # They are the session's; the application gets the message as it was sent.
+        del message["seq"]
+        message.pop("ack", None)
+        return effects + _RUN if taken else effects
 
     def _acknowledged(self, message: dict[str, Any]) -> Effects:
         """What the member `ack` says, where a session runs."""
@@ -357,7 +366,10 @@ class Link:
         held, self._held = self._held or [], None
         effects: Effects = ()
         for payload, message in held:
-            if not self._deaf:
+            # What was held may itself be an opening, behind which the rest waits again.
+            if self._held is not None:
+                self._held.append((payload, message))
+            elif not self._deaf:
                 effects += self._take(payload, message, now)
         return effects
 

@@ -53,6 +53,7 @@ __all__ = [
     "decode_object",
     "encode",
     "error_frame",
+    "no_number",
     "number_of",
     "ping_frame",
     "pong_frame",
@@ -124,7 +125,13 @@ def number_of(message: dict[str, Any], name: str, least: int) -> int | None:
     value = message.get(name)
     if value is None or (type(value) is int and value >= least):
         return value
-    raise PeerError("bad-message", f"{name} must be a whole number from {least}", message.get("type"))
+    raise no_number(message, name, least)
+
+
+def no_number(message: dict[str, Any], name: str, least: int) -> PeerError:
+    """The refusal of a member that is no whole number from `least`; the message may be one of no type."""
+    about = re_of(message) if type(message.get("type")) is str else None
+    return PeerError("bad-message", f"{name} must be a whole number from {least}", about)
 
 
 def _decode_slowly(payload: bytes, reason: str) -> Any:

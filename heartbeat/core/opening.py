@@ -74,7 +74,7 @@ def opening(message: dict[str, Any]) -> Opening:
 def _resume(session: dict[str, Any]) -> Resume:
     sid, epoch = session.get("sid"), session.get("epoch")
     if not (_is_name(sid) and _is_name(epoch)):
-        raise _wrong(f"session.sid and session.epoch must be text of 1 to {_NAME} characters")
+        raise _wrong(f"session.sid and session.epoch must be 1 to {_NAME} printable characters")
     numbers = [session.get(name) for name in ("last", "sent", "try")]
     if not all(type(number) is int and 0 <= number < _MOST for number in numbers):
         raise _wrong("session.last, session.sent and session.try must be whole numbers from 0")
@@ -113,7 +113,8 @@ def declared(answer: dict[str, Any], own: Bounds) -> Declared | None:
 
 
 def _is_name(value: object) -> bool:
-    return type(value) is str and 0 < len(value) <= _NAME
+    # A lone surrogate, which no store and no frame can take, is not printable either.
+    return type(value) is str and 0 < len(value) <= _NAME and value.isprintable()
 
 
 def _wrong(detail: str) -> PeerError:

@@ -156,8 +156,11 @@ class Presence:
         while self._leaving and self._leaving[0][0] <= now:
             at, name = heappop(self._leaving)
             client = self._clients.get(name)
-            # It may have come back, and even gone again, since this appointment was made.
+            # It may have come back, and even gone again, since this appointment was made; or it has had another
+            # for the same moment.
             if client is None or client.standing is not Standing.DETACHED or client.leaves_at != at:
+                continue
+            if not client.announced:
                 continue
             left.append(name)
             client.announced = False

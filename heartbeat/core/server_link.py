@@ -216,8 +216,8 @@ class ServerLink(Link):
         if len(payload) > self.settings.ping_limit:
             raise PeerError("too-big", f"a ping is at most {self.settings.ping_limit} bytes", re_of(message))
         away = message.get("away") is True
-        confirmed = self._acknowledged(message)
         if message.get("status") == "pong":
+            confirmed = self._acknowledged(message)
             if not self.monitor.knows(ping_id_of(message)):
                 return confirmed
             self._beaten(now, away)
@@ -228,8 +228,11 @@ class ServerLink(Link):
         active, session = self._presence.active, self.session
         if session is None:
             return (pong_frame(payload, message, b'"status":"pong","clients":%d' % active, OWNED), *joined)
-        members = b'"status":"pong","clients":%d,"ack":%d' % (active, session.tell())
-        return (*confirmed, pong_frame(payload, message, members, OWNED_IN_SESSION), *joined)
+        members = b'"status":"pong","clients":%d,"ack":%d' % (active, session.handled)
+        pong = pong_frame(payload, message, members, OWNED_IN_SESSION)
+        # A ping that is refused has neither told nor confirmed anything.
+        session.tell()
+        return (*self._acknowledged(message), pong, *joined)
 
     def _acked(self, payload: bytes, message: dict[str, Any], now: float) -> Effects:
         return self._acknowledged(message)

@@ -13,10 +13,13 @@ from typing import Any, NamedTuple
 
 from heartbeat.core.errors import CloseCode, PeerError, SessionFull, StateError, Violation
 
-__all__ = ["ACK_EVERY", "Arrived", "Bounds", "Resume", "Session"]
+__all__ = ["ACK_EVERY", "MEMBERS", "Arrived", "Bounds", "Resume", "Session"]
 
 #: So many messages handled and not yet acknowledged are acknowledged at once.
 ACK_EVERY = 32
+
+#: What a frame adds to a message, in bytes: `seq` and `ack`, with numbers as long as they get.
+MEMBERS = 64
 
 
 class Bounds(NamedTuple):
@@ -145,6 +148,10 @@ class Session:
         """Whether a message of `size` bytes has room."""
         return self._count() < self.bounds.messages and self._bytes() + size <= self.bounds.bytes
 
+    def has_room_beyond(self, size: int) -> bool:
+        """Whether an answer of `size` bytes has room, beyond the bound: up to twice as much."""
+        return self._count() < 2 * self.bounds.messages and self._bytes() + size <= 2 * self.bounds.bytes
+
     def half_full(self, size: int) -> bool:
         """Whether a message of `size` bytes more would take the session over half of its bound."""
         return (self._count() + 1) * 2 > self.bounds.messages or (self._bytes() + size) * 2 > self.bounds.bytes
@@ -205,17 +212,20 @@ class Session:
         """Whether nothing waits for its handler, and none is running."""
         return self._running is None and not self._queue
 
-    def take(self, seq: int, message: dict[str, Any] | PeerError, size: int) -> bool:
+    def take(self, seq: int, message: dict[str, Any] | PeerError, size: int, *, trusted: bool = False) -> bool:
         """A numbered message arrived; False when it is a duplicate. Raises Violation: 4010, or 1008 for too many.
 
-        The number counts before anything else is judged.
+        The number counts before anything else is judged. Who is `trusted` never sends too many.
         """
         if seq <= self.received:
             return False
         if seq != self.received + 1:
             raise Violation(CloseCode.GAP, f"message {seq} came after message {self.received}")
-        # The other end may count its bytes in another way; twice the bound is nobody's honest mistake.
-        if seq - self.handled > self.bounds.messages or self._queued_bytes + size > 2 * self.bounds.bytes + 65_536:
+        # Answers go out beyond the bound, up to twice as much; and the other end may count its bytes in another way:
+        # each message has room for the members that a session adds.
+        waiting = seq - self.handled
+        most = 2 * self.bounds.bytes + MEMBERS * waiting + 65_536
+        if not trusted and (waiting > 2 * self.bounds.messages or self._queued_bytes + size > most):
             raise Violation(CloseCode.POLICY, "more messages at once than limits.kept and limits.kept_bytes allow")
         self.received = seq
         if self._queue is None:
@@ -265,10 +275,12 @@ class Session:
         return self.confirmed <= last <= self.sent and sent >= self.received
 
     def resume(self, last: int) -> None:
-        """A new connection carries the session on; the other end has handled all up to `last`."""
+        """A new connection carries the session on; the other end has handled all up to `last`.
+
+        What we have handled was told by `tell`, in the opening or in its answer; what was handled since is owed.
+        """
         self.confirm(last)
         self._written = self.confirmed
-        self.tell()
 
     def stumble(self) -> bool:
         """A rule was broken on a live connection; True when it is the second time with no progress between."""

@@ -10,16 +10,21 @@ from heartbeat.core.link import (
     Abort,
     Answered,
     Asked,
+    Confirmed,
     Deliver,
     Drain,
     LinkStatus,
+    Opened,
     PingFrame,
     Refused,
     Report,
+    Run,
     Turn,
 )
 from heartbeat.core.monitor import QUIET, State
+from heartbeat.core.opening import Declared
 from heartbeat.core.running import RunningTime
+from heartbeat.core.session import Bounds, Session
 from heartbeat.core.settings import Settings
 
 ACKNOWLEDGED, WAITING, SUSPECT, DEAD = State.ACKNOWLEDGED, State.WAITING, State.SUSPECT, State.DEAD
@@ -43,6 +48,28 @@ def says(link, payload, now):
 def answer(**members):
     """A server's answer to an opening of level 1."""
     return json.dumps({"type": "onopen", "status": "ok", "v": 1, "client_id": "alice", **members}).encode()
+
+
+def session(*, kept=0, **numbers):
+    """A session of alice's, in which so many messages more were sent than confirmed."""
+    confirmed = numbers.get("confirmed", 0)
+    hello = b'{"type":"hello"}'
+    numbers |= {"sent": confirmed + kept, "kept": (hello,) * kept}
+    return Session("s-1", "e-1", "alice", Bounds(1000, 1_048_576), **numbers)
+
+
+def declaring(**members):
+    """A server's answer to an opening of level 1, with a session."""
+    return answer(sid="s-1", epoch="e-1", **members)
+
+
+def admitted(running):
+    """A client at level 1, answered at 1, its ping 1 too, with this session."""
+    link = client()
+    says(link, declaring(), 1.0)
+    link.admitted(running, 1.0)
+    says(link, PONG_1, 1.0)
+    return link
 
 
 def opened(**declared):
@@ -88,6 +115,31 @@ def test_what_we_wish_follows_the_settings():
         b'{"type":"onopen","v":1,"beats":"both","interval_ms":2500,"session":null,"client_id":"alice","token":"secret"}'
     )
     assert ping == PING_1
+
+
+def test_who_comes_back_names_its_session_and_what_it_has_handled_and_sent():
+    running = session(kept=2, confirmed=15, handled=41, attempt=2)
+    link = ClientLink(Settings(client_id="alice"), RunningTime(0.2, 0.0), 0.0, resuming=running)
+
+    assert link.open(0.0) == (
+        b'{"type":"onopen","v":1,"beats":"client",'
+        b'"session":{"sid":"s-1","epoch":"e-1","last":41,"sent":17,"try":2},"client_id":"alice"}',
+        PING_1,
+    )
+
+    assert (link.session, looks(link)) == (None, (False, 0, WAITING, 10.0))
+
+
+def test_what_an_opening_says_was_handled_is_told():
+    running = session()
+    running.take(1, {"type": "hello"}, 16)
+    running.next()
+    running.finished()
+    assert running.owes
+
+    ClientLink(Settings(), RunningTime(0.2, 0.0), 0.0, resuming=running).open(0.0)
+
+    assert not running.owes
 
 
 @pytest.mark.parametrize("beats", [None, "client", "server", "both", "none"])
@@ -146,6 +198,7 @@ def test_the_servers_answer_opens_the_link_at_level_1():
     link = client()
 
     assert says(link, answer(clients=3), 1.0) == (
+        Opened(None),
         Report(
             LinkStatus(
                 event="open",
@@ -187,7 +240,7 @@ def test_who_pings_and_who_watches_is_as_the_server_declares(beats, next_at):
 def test_a_declared_timing_holds_from_then_on():
     link = client(interval=2.0)
 
-    (report,) = says(link, answer(interval_ms=1500, timeout_ms=[500, 4000], probe_ms=1000), 1.0)
+    _, report = says(link, answer(interval_ms=1500, timeout_ms=[500, 4000], probe_ms=1000), 1.0)
 
     assert report.status.detail == "open as alice, beats: client every 1.5 s"
     assert looks(link) == (True, 1, WAITING, 5.0)
@@ -206,7 +259,7 @@ def test_a_client_id_that_is_no_text_is_none(name):
 
 @pytest.mark.parametrize("clients", [None, "3", 3.0, True])
 def test_a_count_that_is_no_whole_number_is_none(clients):
-    (report,) = says(client(), answer(clients=clients), 1.0)
+    _, report = says(client(), answer(clients=clients), 1.0)
 
     assert report.status.clients is None
 
@@ -220,6 +273,11 @@ def test_a_count_that_is_no_whole_number_is_none(clients):
         ({"beats": None}, "an onopen answer has a whole v, and beats is one of client, server, both, none"),
         ({"interval_ms": 0}, "interval_ms must be milliseconds from 1 to 86400000"),
         ({"timeout_ms": 3000}, "timeout_ms must be a pair of milliseconds"),
+        ({"sid": ""}, "an answer with a sid has an epoch and a client_id"),
+        ({"sid": "s-1"}, "an answer with a sid has an epoch and a client_id"),
+        ({"sid": "s-1", "epoch": "e-1", "client_id": None}, "an answer with a sid has an epoch and a client_id"),
+        ({"sid": "s-1", "epoch": "e-1", "last": -1}, "last must be a whole number from 0"),
+        ({"sid": "s-1", "epoch": "e-1", "limits": {"kept": 0}}, "kept must be a whole number from 1"),
     ],
 )
 def test_an_answer_that_is_wrong_is_refused_in_our_log_only_and_opens_nothing(members, detail):
@@ -251,6 +309,150 @@ def test_a_second_answer_is_nothing():
     assert link.client_id == "alice"
 
 
+# A session
+
+
+def test_a_declared_session_is_asked_for_and_told_before_the_link_is_open():
+    link = client()
+
+    asked, report = says(
+        link, declaring(resumed=True, last=3, sent=4, window_ms=60_000, limits={"kept": 10, "kept_bytes": 9000}), 1.0
+    )
+
+    assert asked == Opened(
+        Declared("s-1", "e-1", "alice", True, "unknown", last=3, sent=4, window=60.0, bounds=Bounds(10, 9000))
+    )
+    assert (report.status.event, report.status.level, report.status.client_id) == ("open", 1, "alice")
+    assert (link.is_judging, link.session, looks(link)) == (True, None, (True, 1, WAITING, inf))
+
+
+@pytest.mark.parametrize(
+    ("settings", "bounds"),
+    [
+        ({}, Bounds(1000, 1_048_576)),
+        ({"kept_limit": 50}, Bounds(50, 1_048_576)),
+        ({"kept_bytes": 4096}, Bounds(1000, 4096)),
+    ],
+)
+def test_what_is_kept_is_never_more_than_our_own_settings_say(settings, bounds):
+    link = client(**settings)
+
+    asked, _ = says(link, declaring(limits={"kept": 1_000_000, "kept_bytes": 2**30}), 1.0)
+
+    assert asked.declared.bounds == bounds
+
+
+def test_until_the_session_is_there_what_arrives_waits_and_nothing_comes_due():
+    link = client()
+    says(link, declaring(), 1.0)
+
+    assert says(link, b'{"type":"hello","seq":1,"ack":0}', 2.0) == ()
+    assert says(link, PONG_1, 2.0) == ()
+    assert link.check(1e9, QUIET) == ()
+
+    assert looks(link) == (True, 1, WAITING, inf)
+
+
+def test_what_waited_for_the_session_is_taken_in_its_order():
+    running = session(kept=3)
+    link = client()
+    says(link, declaring(), 1.0)
+    for payload in (
+        b'{"type":"hello","seq":1,"ack":2}',
+        b'{"type":"ping","id":9}',
+        PONG_1,
+        b"hello",
+        b'{"type":"drain","min_ms":0,"max_ms":5000}',
+        b'{"type":"hello","seq":2,"ack":2}',
+    ):
+        says(link, payload, 2.0)
+
+    *effects, refused, drain, run = link.admitted(running, 3.0)
+
+    assert effects == [
+        Confirmed(2),
+        Run(),
+        b'{"type":"ping","id":9,"status":"pong","ack":0}',
+        Asked(),
+        Answered(3.0, 3),
+    ]
+    assert (type(refused), drain, run) == (Refused, Drain(0.0, 5.0), Run())
+    assert (link.session, running.confirmed, running.received) == (running, 2, 2)
+    assert looks(link) == (True, 1, ACKNOWLEDGED, 9.0)
+
+
+def test_a_session_that_comes_after_the_end_is_not_taken():
+    running = session()
+    link = client()
+    says(link, declaring(), 1.0)
+    says(link, b'{"type":"hello","seq":1}', 1.0)
+    says(link, PONG_1, 1.0)
+
+    link.close(2.0, None)
+
+    assert link.admitted(running, 3.0) == ()
+    assert (link.session, running.received) == (None, 0)
+    assert looks(link) == (True, 1, WAITING, inf)
+
+
+def test_while_the_session_is_waited_for_a_sleep_probes_and_convicts_nobody():
+    link = client()
+    says(link, declaring(), 1.0)
+
+    assert link.woke(2.0, QUIET)[0] == b'{"type":"ping","id":2}'
+
+    assert looks(link) == (True, 1, SUSPECT, inf)
+    assert link.check(1e9, QUIET) == ()
+
+
+def test_a_server_without_sessions_leaves_the_link_without_one_and_holds_nothing():
+    link = client()
+
+    assert says(link, answer(), 1.0)[0] == Opened(None)
+
+    assert (link.is_judging, link.session) == (False, None)
+    assert says(link, PONG_1, 1.5) == (Answered(1.5, 3),)
+
+
+def test_in_a_session_our_pings_and_probes_tell_what_we_have_handled():
+    running = session()
+    link = admitted(running)
+    says(link, b'{"type":"hello","seq":1}', 2.0)
+    running.next()
+    running.finished()
+
+    assert link.check(7.0, QUIET) == (b'{"type":"ping","id":2,"ack":1}',)
+    assert not running.owes
+    link.check(link.next_at, QUIET)
+    assert link.confirm(10.0, QUIET)[0] == b'{"type":"ping","id":3,"ack":1}'
+
+
+def test_in_a_session_a_servers_ping_is_answered_with_what_we_have_handled_instead_of_what_it_has():
+    running = session(kept=3)
+    link = admitted(running)
+    says(link, b'{"type":"hello","seq":1}', 2.0)
+    running.next()
+    running.finished()
+
+    assert says(link, b'{"type":"ping","id":9,"ack":2}', 2.0) == (
+        Confirmed(2),
+        b'{"type":"ping","id":9,"status":"pong","ack":1}',
+        Asked(),
+    )
+
+    assert (running.confirmed, running.owes) == (2, False)
+
+
+def test_in_a_session_what_cannot_be_taken_is_still_refused_in_our_log_only():
+    running = session()
+
+    (refused,) = says(admitted(running), b'{"type":"hello","seq":0}', 2.0)
+
+    assert (type(refused), refused.error.code) == (Refused, "bad-message")
+    assert (refused.error.detail, refused.error.re) == ("seq must be a whole number from 1", "hello")
+    assert running.received == 0
+
+
 # A plain server
 
 
@@ -258,6 +460,7 @@ def test_a_plain_answer_opens_the_link_at_level_0_with_our_own_timing():
     link = client()
 
     assert says(link, b'{"type":"onopen","status":"ok","client_id":"c-1","clients":2}', 1.0) == (
+        Opened(None),
         Report(
             LinkStatus(
                 event="open", state=WAITING, detail="open", unanswered_for=1.0, level=0, client_id="c-1", clients=2
@@ -292,6 +495,7 @@ def test_a_pong_before_any_answer_means_a_plain_server(pong):
     link = client()
 
     assert says(link, pong, 1.0) == (
+        Opened(None),
         Report(
             LinkStatus(
                 event="open",
@@ -360,6 +564,7 @@ def test_with_frames_the_first_pong_opens_the_link():
     link.heard(1.0)
 
     assert link.pong(b"heartbeat 1", 1.0) == (
+        Opened(None),
         Report(
             LinkStatus(
                 event="open", state=ACKNOWLEDGED, detail="open, the server knows RFC 6455 pings", rtt=1.0, clients=None

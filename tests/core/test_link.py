@@ -16,24 +16,31 @@ from heartbeat.core.link import (
     Abort,
     Answered,
     Asked,
+    Close,
+    Confirmed,
     Deliver,
     Drain,
     Joined,
+    Judge,
     Left,
     Link,
     LinkStatus,
     NotOurs,
+    Opened,
     PingFrame,
     Refused,
     Report,
+    Run,
     Turn,
     milliseconds,
     ping_id_of,
 )
 from heartbeat.core.monitor import QUIET, Monitor, State, Traffic
+from heartbeat.core.opening import Opening
 from heartbeat.core.presence import Presence
 from heartbeat.core.running import RunningTime
 from heartbeat.core.server_link import ServerLink
+from heartbeat.core.session import Arrived, Bounds, Session
 from heartbeat.core.settings import Settings
 
 ACKNOWLEDGED, WAITING, SUSPECT, DEAD = State.ACKNOWLEDGED, State.WAITING, State.SUSPECT, State.DEAD
@@ -62,6 +69,46 @@ def client(running=None, **settings):
     link.receive(OPENED, False, 1.0)
     assert link.receive(b'{"type":"ping","id":1,"status":"pong"}', False, 1.0) == (Answered(1.0, None),)
     return link
+
+
+def session(*, kept=0, messages=1000):
+    """A session of c-1's in which so many messages were sent and none was confirmed."""
+    return Session("s-1", "e-1", "c-1", Bounds(messages, 65_536), sent=kept, kept=(b'{"type":"hello"}',) * kept)
+
+
+def server_in(session, **settings):
+    """A server's end, opened at 0, with this session from then on."""
+    link = server(**settings)
+    assert type(link.receive(LEVEL_1, False, 0.0)[0]) is Judge
+    link.admitted(session, 0.0)
+    return link
+
+
+def client_in(session, **settings):
+    """A client's end, opened at 0, answered at 1, with this session from then on; ping 1 was answered too."""
+    link = ClientLink(Settings(**settings), RunningTime(0.2, 0.0), 0.0)
+    link.open(0.0)
+    link.heard(1.0)
+    assert type(link.receive(OPENED[:-1] + b',"sid":"s-1","epoch":"e-1"}', False, 1.0)[0]) is Opened
+    link.admitted(session, 1.0)
+    link.receive(b'{"type":"ping","id":1,"status":"pong"}', False, 1.0)
+    return link
+
+
+def says(link, *payloads):
+    """What the link does when these frames arrive."""
+    return sum((link.receive(payload, False, 2.0) for payload in payloads), ())
+
+
+def handle(session, count):
+    for _ in range(count):
+        assert session.next() is not None
+        session.finished()
+
+
+def numbers(session):
+    """The highest number sent, confirmed, received, handled, and whether anything is owed."""
+    return (session.sent, session.confirmed, session.received, session.handled, session.owes)
 
 
 def suspecting():
@@ -176,11 +223,61 @@ def test_as_a_guest_frames_of_up_to_four_kibibytes_are_looked_into():
 
 
 def test_as_a_guest_the_other_reserved_types_are_ours_once_a_level_1_opening_was_answered():
-    link = server(guest=True)
-    link.receive(LEVEL_1, False, 1.0)
+    link = server_in(session(), guest=True)
 
     assert [link.receive(b'{"type":"%b"}' % kind, False, 1.0) for kind in (b"ack", b"drain", b"error")] == [()] * 3
     assert link.receive(b'{"type":"onchat"}', False, 1.0) == (NotOurs(),)
+
+
+@pytest.mark.parametrize(
+    "payload", [b'{"type":"onchat","seq":1}', b'{"seq":1}', b'{"type":"ack","seq":1}', b'{"type":["onchat"],"seq":1}']
+)
+def test_as_a_guest_what_is_numbered_is_ours_in_a_session_only(payload):
+    assert server(guest=True).receive(payload, False, 1.0) == (NotOurs(),)
+    assert NotOurs() not in server_in(session(), guest=True).receive(payload, False, 1.0)
+
+
+@pytest.mark.parametrize("payload", [b"{}", b'{"type":["ack"]}', b'{"type":{}}', b'{"type":7}', b'{"type":null}'])
+def test_as_a_guest_what_is_no_message_is_the_hosts_in_a_session_too(payload):
+    assert server_in(session(), guest=True).receive(payload, False, 1.0) == (NotOurs(),)
+
+
+def test_as_a_guest_frames_of_any_length_are_looked_into_in_a_session():
+    running = session()
+    link = server_in(running, guest=True)
+    pad = b'"pad":"' + b"x" * GUEST_LIMIT + b'"}'
+
+    assert says(link, b'{"type":"onchat","seq":1,' + pad) == (Run(),)
+    assert says(link, b'{"type":"onchat",' + pad) == (NotOurs(),)
+    assert says(link, b'{"type":"ping",' + pad)[0].startswith(b'{"type":"error","code":"too-big"')
+
+    assert running.received == 1
+
+
+def test_as_a_guest_nothing_is_held_that_is_the_hosts():
+    link = server(guest=True)
+    link.receive(LEVEL_1, False, 0.0)
+
+    assert says(link, b"hello") == (NotOurs(),)
+    assert says(link, b'{"type":"onchat"}') == (NotOurs(),)
+    assert says(link, b'{"type":"onchat","seq":1}') == (NotOurs(),)
+    assert says(link, b'{"type":"ping","pad":"' + b"x" * GUEST_LIMIT + b'"}') == (NotOurs(),)
+    assert says(link, b'{"type":"ping"}') == NOTHING
+
+    assert len(link.admitted(session(), 2.0)) == 3
+
+
+def test_as_a_guest_a_client_holds_what_is_numbered_until_its_session_is_there():
+    running = session()
+    link = ClientLink(Settings(), RunningTime(0.2, 0.0), 0.0, guest=True)
+    link.receive(OPENED[:-1] + b',"sid":"s-1","epoch":"e-1"}', False, 1.0)
+
+    held = (b'{"type":"onchat","seq":1}', b'{"type":"onchat","seq":2,"pad":"' + b"x" * GUEST_LIMIT + b'"}')
+    assert says(link, *held) == NOTHING
+    assert says(link, b'{"type":"onchat"}') == (NotOurs(),)
+
+    assert link.admitted(running, 2.0) == (Run(), Run())
+    assert running.received == 2
 
 
 def test_as_a_guest_a_ping_that_cannot_be_taken_is_still_ours_to_refuse():
@@ -202,11 +299,24 @@ def test_a_due_ping_is_a_frame_and_nobodys_news():
     assert looks(link) == (WAITING, 10.0, 1)
 
 
-def test_a_servers_ping_is_the_same_frame():
+def test_a_servers_ping_is_the_same_frame_and_in_a_session_tells_what_it_has_handled():
     link = server()
     link.receive(b'{"type":"onopen","v":1,"beats":"server"}', False, 0.0)
+    link.admitted(session(), 0.0)
 
-    assert link.check(0.0, QUIET) == (b'{"type":"ping","id":1}',)
+    assert link.check(0.0, QUIET) == (b'{"type":"ping","id":1,"ack":0}',)
+
+
+def test_in_a_session_a_ping_tells_what_was_handled():
+    running = session()
+    link = client_in(running)
+    says(link, b'{"type":"hello","seq":1}', b'{"type":"hello","seq":2}')
+    handle(running, 1)
+    assert running.owes
+
+    assert link.check(7.0, QUIET) == (b'{"type":"ping","id":2,"ack":1}',)
+
+    assert numbers(running) == (0, 0, 2, 1, False)
 
 
 def test_an_answer_in_time_is_nobodys_news_either():
@@ -404,6 +514,339 @@ def test_a_stall_of_ours_during_a_flight_leaves_its_time_out():
     assert link.receive(b'{"type":"ping","id":2,"status":"pong"}', False, 8.0) == (Answered(None, None),)
 
 
+# While an opening is judged
+
+
+def test_while_an_opening_is_judged_what_arrives_waits_and_nothing_comes_due():
+    link = server()
+    assert not link.is_judging
+
+    assert says(link, LEVEL_1) == (Judge(Opening(None, None, None, None, None)),)
+    assert link.is_judging
+
+    assert says(link, b'{"type":"ping"}', b"hello", b'{"type":"onchat"}', LEVEL_1) == NOTHING
+    assert looks(link) == (ACKNOWLEDGED, inf, 0)
+    assert link.check(1e9, QUIET) == NOTHING
+    assert link.is_judging
+
+
+def test_what_waited_is_taken_in_its_order_after_the_answer():
+    link = server()
+    says(link, LEVEL_1)
+    says(link, b'{"type":"ping","id":1}', b"hello", b'{"type":"ping","id":2}', b'{"type":"onchat"}', LEVEL_1)
+
+    answer, joined, *frames, last = link.admitted(session(), 2.0)
+
+    assert answer.startswith(b'{"type":"onopen","status":"ok"')
+    assert joined == Joined("c-1")
+    assert frames == [
+        b'{"type":"ping","id":1,"status":"pong","clients":1,"ack":0}',
+        b'{"type":"error","code":"bad-json","detail":"not JSON: JSON is malformed: invalid character (byte 0)"}',
+        b'{"type":"ping","id":2,"status":"pong","clients":1,"ack":0}',
+        Deliver({"type": "onchat"}),
+    ]
+    assert last == b'{"type":"error","code":"bad-message","detail":"this connection is open already","re":"onopen"}'
+    assert (link.is_judging, looks(link)) == (False, (ACKNOWLEDGED, 14.0, 1))
+
+
+def test_what_waited_behind_a_broken_rule_is_not_looked_at():
+    running = session()
+    link = server()
+    says(link, LEVEL_1)
+    says(link, b'{"type":"hello","seq":1}', b'{"type":"hello","seq":3}', b'{"type":"ping"}', b'{"type":"hello","seq":2}')
+
+    assert link.admitted(running, 2.0)[2:] == (Run(), Close(4010, "message 3 came after message 1"))
+
+    assert numbers(running) == (0, 0, 1, 0, False)
+
+
+def test_bytes_and_a_sleep_are_noted_while_an_opening_is_judged():
+    link = server()
+    says(link, LEVEL_1)
+
+    (probe, report) = link.woke(3.0, QUIET)
+    assert (probe, report.status.event) == (PingFrame(b"heartbeat 1"), "suspect")
+    (report,) = link.heard(4.0)
+    assert report.status.event == "acknowledged"
+    assert link.pong(b"heartbeat 1", 4.0) == (Answered(1.0, None),)
+
+    assert looks(link) == (ACKNOWLEDGED, inf, 0)
+
+
+def test_a_link_that_closes_while_its_opening_is_judged_answers_nothing_any_more():
+    link = server()
+    says(link, LEVEL_1, b'{"type":"ping"}')
+
+    link.close(3.0, None)
+
+    assert link.admitted(session(), 4.0) == NOTHING
+    assert looks(link) == (ACKNOWLEDGED, inf, 0)
+
+
+# Numbered messages
+
+
+@pytest.mark.parametrize("make", [server_in, client_in])
+def test_a_numbered_message_is_the_sessions_and_comes_as_it_was_sent(make):
+    running = session()
+    payload = b'{"type":"onchat","to":"bob","seq":1,"ack":0}'
+
+    assert says(make(running), payload) == (Run(),)
+
+    assert running.next() == Arrived(1, {"type": "onchat", "to": "bob"}, len(payload))
+    assert numbers(running) == (0, 0, 1, 0, False)
+
+
+def test_an_error_may_be_numbered_too():
+    running = session()
+
+    assert says(client_in(running), b'{"type":"error","code":"failed","detail":"no","seq":1}') == (Run(),)
+
+    assert running.next().message == {"type": "error", "code": "failed", "detail": "no"}
+
+
+def test_a_numbered_message_says_what_its_end_has_handled():
+    running = session(kept=3)
+    link = server_in(running)
+
+    assert says(link, b'{"type":"hello","seq":1,"ack":2}') == (Confirmed(2), Run())
+    assert says(link, b'{"type":"hello","seq":2,"ack":2}') == (Run(),)
+
+    assert numbers(running) == (3, 2, 2, 0, False)
+
+
+def test_a_duplicate_is_nothing_but_what_it_says_of_ours_counts():
+    running = session(kept=3)
+    link = server_in(running)
+    says(link, b'{"type":"hello","seq":1,"ack":0}')
+
+    assert says(link, b'{"type":"hello","seq":1,"ack":0}') == NOTHING
+    assert says(link, b'{"type":"hello","seq":1,"ack":3}') == (Confirmed(3),)
+
+    assert numbers(running) == (3, 3, 1, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("payload", "error"),
+    [
+        (b'{"seq":1}', "a message has a type, and the type is text"),
+        (b'{"type":7,"seq":1}', "a message has a type, and the type is text"),
+        (b'{"type":["ping"],"seq":1}', "a message has a type, and the type is text"),
+        (b'{"type":{"ack":1},"seq":1,"ack":0}', "a message has a type, and the type is text"),
+    ],
+)
+def test_a_numbered_object_that_is_no_message_counts_and_waits_as_the_error_it_deserves(payload, error):
+    running = session()
+
+    assert says(server_in(running), payload) == (Run(),)
+
+    arrived = running.next()
+    assert (arrived.seq, arrived.message.code, arrived.message.detail) == (1, "bad-message", error)
+    assert numbers(running) == (0, 0, 1, 0, False)
+
+
+def test_a_message_of_a_type_that_nobody_knows_counts_like_any():
+    running = session()
+
+    assert says(server_in(running), b'{"type":"whatever","seq":1}') == (Run(),)
+
+    assert running.next().message == {"type": "whatever"}
+
+
+@pytest.mark.parametrize("ack", [b"-1", b"1.0", b'"1"', b"null", b"true", b"[1]", b"{}"])
+def test_an_ack_that_is_no_number_confirms_nothing_and_the_message_counts(ack):
+    running = session(kept=3)
+
+    assert says(server_in(running), b'{"type":"hello","seq":1,"ack":%b}' % ack) == (Run(),)
+
+    assert running.next().message == {"type": "hello"}
+    assert numbers(running) == (3, 0, 1, 0, False)
+
+
+@pytest.mark.parametrize("seq", [b"0", b"-1", b"1.0", b'"1"', b"null", b"true", b"[1]"])
+def test_a_seq_that_is_no_number_is_refused_and_nothing_is_counted(seq):
+    running = session(kept=3)
+
+    (frame,) = says(server_in(running), b'{"type":"hello","id":"m1","seq":%b,"ack":3}' % seq)
+
+    detail = b"seq must be a whole number from 1"
+    assert frame == b'{"type":"error","code":"bad-message","detail":"%b","re":"m1"}' % detail
+    assert numbers(running) == (3, 0, 0, 0, False)
+
+
+@pytest.mark.parametrize("kind", [b"7", b'["hello"]', b"[" * 900 + b"]" * 900, b"1" + b"0" * 400])
+def test_a_seq_that_is_no_number_in_an_object_that_is_no_message_is_refused_too(kind):
+    (frame,) = says(server_in(session()), b'{"type":%b,"seq":0}' % kind)
+
+    assert frame == b'{"type":"error","code":"bad-message","detail":"seq must be a whole number from 1"}'
+
+
+def test_a_refusal_quotes_a_long_type_in_part_only():
+    (frame,) = says(server_in(session()), b'{"type":"%b","seq":0}' % (b"x" * 10_000))
+
+    assert frame.endswith(b'"re":"%b"}' % (b"x" * 64))
+
+
+@pytest.mark.parametrize(
+    ("payload", "code", "reason"),
+    [
+        (b'{"type":"hello","seq":3,"ack":2}', 4010, "message 3 came after message 1"),
+        (b'{"type":"hello","seq":%d}' % 10**40, 4010, f"message {10**40} came after message 1"),
+        (b'{"type":"hello","seq":2,"ack":4}', 4011, "ack 4 is above what was sent"),
+        (b'{"type":"ping","ack":4}', 4011, "ack 4 is above what was sent"),
+        (b'{"type":"ping","id":1,"status":"pong","ack":4}', 4011, "ack 4 is above what was sent"),
+        (b'{"type":"ack","ack":4}', 4011, "ack 4 is above what was sent"),
+    ],
+)
+@pytest.mark.parametrize("make", [server_in, client_in])
+def test_a_broken_rule_closes_the_connection_and_nothing_more_is_looked_at(make, payload, code, reason):
+    running = session(kept=3)
+    link = make(running)
+    says(link, b'{"type":"hello","seq":1,"ack":1}')
+
+    assert says(link, payload) == (Close(code, reason),)
+
+    confirmed, received = running.confirmed, running.received
+    assert (confirmed, running.handled) == (1, 0)
+    assert says(link, b'{"type":"hello","seq":2,"ack":3}', b'{"type":"ping"}', b"hello", LEVEL_1) == NOTHING
+    assert (running.confirmed, running.received) == (confirmed, received)
+
+
+def test_more_at_once_than_the_session_keeps_closes_1008():
+    running = session(messages=4)
+    link = server_in(running)
+
+    (*_, close) = says(link, *(b'{"type":"hello","seq":%d}' % seq for seq in range(1, 6)))
+
+    assert close == Close(1008, "more messages at once than limits.kept and limits.kept_bytes allow")
+    assert numbers(running) == (0, 0, 4, 0, False)
+
+
+def test_a_message_without_a_number_is_delivered_beside_the_session():
+    running = session(kept=1)
+
+    assert says(server_in(running), b'{"type":"onchat","ack":1}') == (Deliver({"type": "onchat", "ack": 1}),)
+
+    assert numbers(running) == (1, 0, 0, 0, False)
+
+
+def test_without_a_session_a_number_is_a_member_like_any():
+    message = {"type": "onchat", "seq": 1, "ack": 7}
+
+    assert says(server(), b'{"type":"onchat","seq":1,"ack":7}') == (Deliver(message),)
+    assert says(client(), b'{"type":"onchat","seq":1,"ack":7}') == (Deliver(message),)
+
+
+@pytest.mark.parametrize(
+    ("payload", "effects"),
+    [
+        (b'{"type":"ping","seq":1}', (b'{"type":"ping","seq":1,"status":"pong","clients":1,"ack":0}',)),
+        (b'{"type":"ack","seq":1,"ack":1}', (Confirmed(1),)),
+        (b'{"type":"drain","seq":1}', NOTHING),
+        (
+            b'{"type":"onopen","seq":1}',
+            (b'{"type":"error","code":"bad-message","detail":"this connection is open already","re":"onopen"}',),
+        ),
+    ],
+)
+def test_pings_acks_drains_and_openings_are_never_numbered_whatever_they_say(payload, effects):
+    running = session(kept=3)
+
+    assert says(server_in(running), payload) == effects
+
+    assert (running.received, running.is_idle) == (0, True)
+
+
+# What the other end has handled
+
+
+@pytest.mark.parametrize("make", [server_in, client_in])
+@pytest.mark.parametrize("payload", [b'{"type":"ack","ack":2}', b'{"type":"ping","status":"pong","id":99,"ack":2}'])
+def test_an_ack_alone_or_in_a_pong_confirms_and_is_not_answered(make, payload):
+    running = session(kept=3)
+    link = make(running)
+
+    assert says(link, payload) == (Confirmed(2),)
+    assert says(link, payload) == NOTHING
+
+    assert numbers(running) == (3, 2, 0, 0, False)
+
+
+def test_a_pong_that_answers_a_ping_confirms_first():
+    running = session(kept=3)
+    link = client_in(running)
+    link.check(7.0, QUIET)
+
+    assert link.receive(b'{"type":"ping","id":2,"ack":2,"status":"pong","clients":3,"ack":3}', False, 7.5) == (
+        Confirmed(3),
+        Answered(0.5, 3),
+    )
+
+
+@pytest.mark.parametrize("make", [server_in, client_in])
+def test_a_ping_confirms_and_its_answer_tells_what_was_handled(make):
+    running = session(kept=3)
+    link = make(running)
+    says(link, b'{"type":"hello","seq":1}')
+    handle(running, 1)
+
+    confirmed, pong, *_ = says(link, b'{"type":"ping","id":9,"ack":2}')
+
+    assert confirmed == Confirmed(2)
+    assert pong.startswith(b'{"type":"ping","id":9,"status":"pong",')
+    assert pong.endswith(b',"ack":1}')
+    assert numbers(running) == (3, 2, 1, 1, False)
+
+
+@pytest.mark.parametrize("make", [server_in, client_in])
+@pytest.mark.parametrize("ack", [b"-1", b"1.0", b'"1"', b"null", b"true", b"[1]"])
+def test_an_ack_that_is_no_number_is_neither_taken_nor_answered(make, ack):
+    running = session(kept=3)
+    link = make(running)
+
+    assert says(link, b'{"type":"ack","ack":%b}' % ack, b'{"type":"ack"}') == NOTHING
+    assert says(link, b'{"type":"ping","status":"pong","id":99,"ack":%b}' % ack) == NOTHING
+    assert says(link, b'{"type":"ping","ack":%b}' % ack)[0].endswith(b',"ack":0}')
+
+    assert numbers(running) == (3, 0, 0, 0, False)
+
+
+@pytest.mark.parametrize("make", [server, client])
+def test_without_a_session_an_ack_confirms_nothing_and_is_only_echoed(make):
+    link = make()
+
+    assert says(link, b'{"type":"ack","ack":5}') == NOTHING
+    assert says(link, b'{"type":"ping","ack":5}')[0].startswith(b'{"type":"ping","ack":5,"status":"pong"')
+
+
+@pytest.mark.parametrize("make", [server_in, client_in])
+def test_a_ping_that_is_too_long_confirms_nothing_and_tells_nothing(make):
+    running = session(kept=3)
+    link = make(running)
+    says(link, b'{"type":"hello","seq":1}')
+    handle(running, 1)
+
+    (refusal,) = says(link, b'{"type":"ping","id":9,"pad":"' + b"x" * 1024 + b'","ack":2}')
+
+    assert type(refusal) in (bytes, Refused)
+    assert numbers(running) == (3, 0, 1, 1, True)
+
+
+@pytest.mark.parametrize("make", [server_in, client_in])
+def test_however_deep_a_ping_is_nested_what_it_confirms_is_told(make):
+    """Two libraries read it, one some levels deeper than the other, and the second may refuse it."""
+    running = session(kept=2000)
+    link = make(running, ping_limit=4096)
+    told = 0
+
+    for depth in range(1, 2001):
+        ping = b'{"type":"ping","status":0,"d":' + b"[" * depth + b"]" * depth + b',"ack":%d}' % depth
+        told = max([told, *(effect.upto for effect in says(link, ping) if type(effect) is Confirmed)])
+        assert running.confirmed == told
+
+    assert told > 100
+
+
 # Ping frames
 
 
@@ -489,6 +932,11 @@ def test_a_status_before_any_round_trip_has_none():
         Abort(4000, "silent"),
         Turn(),
         Deliver({}),
+        Run(),
+        Confirmed(1),
+        Close(4010, "message 3 came after message 1"),
+        Judge(None),
+        Opened(None),
         NotOurs(),
         Refused(PeerError("bad-json", "not JSON")),
         Report(LinkStatus(event="open", state=None, detail="")),

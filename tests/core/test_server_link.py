@@ -5,11 +5,26 @@ from math import inf
 
 import pytest
 
-from heartbeat.core.link import Abort, Answered, Joined, Left, PingFrame, Turn
+from heartbeat.core.link import (
+    Abort,
+    Answered,
+    Close,
+    Confirmed,
+    Deliver,
+    Joined,
+    Judge,
+    Left,
+    NotOurs,
+    PingFrame,
+    Run,
+    Turn,
+)
 from heartbeat.core.monitor import QUIET, State
+from heartbeat.core.opening import Opening
 from heartbeat.core.presence import Presence, Standing
 from heartbeat.core.running import RunningTime
 from heartbeat.core.server_link import ServerLink
+from heartbeat.core.session import Bounds, Resume, Session
 from heartbeat.core.settings import Settings
 
 ACKNOWLEDGED, WAITING, SUSPECT, DEAD = State.ACKNOWLEDGED, State.WAITING, State.SUSPECT, State.DEAD
@@ -19,7 +34,13 @@ PONG = b'{"type":"ping","status":"pong","clients":1}'
 LEVEL_0 = b'{"type":"onopen"}'
 
 
-def server(presence=None, *, client_id="c-1", claims=False, spread=0.0, **settings):
+def session(client_id="c-1", *, kept=0, **numbers):
+    """A session of this client's, in which so many messages were sent and none was confirmed."""
+    numbers |= {"sent": kept, "kept": (b'{"type":"hello"}',) * kept}
+    return Session("s-1", "e-1", client_id, Bounds(1000, 1_048_576), **numbers)
+
+
+def server(presence=None, *, client_id="c-1", spread=0.0, guest=False, plain="allow", **settings):
     """A server's end, opened at 0."""
     return ServerLink(
         Settings(**settings),
@@ -27,8 +48,9 @@ def server(presence=None, *, client_id="c-1", claims=False, spread=0.0, **settin
         0.0,
         presence=presence or Presence(40.0, 75.0),
         client_id=client_id,
-        claims=claims,
         spread=spread,
+        guest=guest,
+        plain=plain,
     )
 
 
@@ -36,10 +58,16 @@ def level_1(**wishes):
     return json.dumps({"type": "onopen", "v": 1, **wishes}).encode()
 
 
-def opened(link, now=0.0, **wishes):
-    """Let the link answer a level-1 opening; what it declares."""
-    link.heard(now)
-    return json.loads(link.receive(level_1(**wishes), False, now)[0])
+def opens(link, now=0.0, who=None, **wishes):
+    """Let a level-1 opening be judged, and be admitted as `who`, or as who it is anyway; what follows."""
+    (judge,) = says(link, level_1(**wishes), now)
+    assert type(judge) is Judge
+    return link.admitted(session(who or link.client_id), now)
+
+
+def opened(link, now=0.0, who=None, **wishes):
+    """What the link declares in answer to a level-1 opening."""
+    return json.loads(opens(link, now, who, **wishes)[0])
 
 
 def says(link, payload, now):
@@ -82,9 +110,10 @@ def test_a_new_connection_is_watched_and_has_not_joined():
     assert (presence.client_ids(), presence.active) == (("c-1",), 0)
 
 
-def test_by_default_no_claim_is_honoured_no_ping_put_off_and_every_frame_ours():
+def test_by_default_nobody_is_renamed_no_page_judged_no_ping_put_off_and_every_frame_ours():
     link = ServerLink(Settings(), RunningTime(0.2, 0.0), 0.0, presence=Presence(40.0, 75.0), client_id="c-1")
 
+    assert says(link, PING, 0.0)[0] == PONG
     assert opened(link, beats="server", client_id="alice")["client_id"] == "c-1"
 
     assert link.next_at == 0.0
@@ -174,13 +203,16 @@ def test_an_unknown_type_is_quoted_in_part_if_it_is_long():
 def test_a_level_1_opening_joins_and_is_told_all_that_holds():
     link = server()
     declaration = (
-        b'{"type":"onopen","status":"ok","client_id":"c-1","interval_ms":6000,"clients":1,"v":1,"beats":"client",'
-        b'"watch_ms":12000,"timeout_ms":[3000,6000],"probe_ms":3000,"limits":{"message":65536,"ping":1024}}'
+        b'{"type":"onopen","status":"ok","client_id":"c-1","interval_ms":6000,"clients":1,"v":1,'
+        b'"sid":"s-1","epoch":"e-1","resumed":false,"last":0,"sent":0,"window_ms":120000,"beats":"client",'
+        b'"watch_ms":12000,"timeout_ms":[3000,6000],"probe_ms":3000,'
+        b'"limits":{"message":65536,"ping":1024,"kept":1000,"kept_bytes":1048576}}'
     )
 
-    assert says(link, level_1(), 1.0) == (declaration, Joined("c-1"))
+    assert opens(link, 1.0) == (declaration, Joined("c-1"))
 
     assert link.level == 1
+    assert (link.session.sid, link.is_judging, link.spoke) == ("s-1", False, False)
     assert looks(link) == (ACKNOWLEDGED, Standing.ACTIVE, 13.0)
 
 
@@ -230,9 +262,23 @@ def test_a_higher_version_is_answered_with_ours():
     assert opened(server(), v=7)["v"] == 1
 
 
-@pytest.mark.parametrize("session", [None, {}, {"sid": "s", "epoch": "e"}])
-def test_a_session_may_be_asked_for(session):
-    assert opened(server(), session=session)["status"] == "ok"
+def test_an_opening_is_judged_by_all_that_it_asks_for():
+    resume = {"sid": "s-1", "epoch": "e-1", "last": 41, "sent": 17, "try": 2}
+    link = server()
+
+    assert says(
+        link,
+        level_1(beats="both", interval_ms=2500, client_id="alice", token="secret", session=resume),  # noqa: S106  # nobody's
+        1.0,
+    ) == (Judge(Opening("both", 2.5, "alice", "secret", Resume("s-1", "e-1", 41, 17, 2))),)
+
+    assert (link.level, link.session, link.client_id) == (0, None, "c-1")
+    assert looks(link) == (ACKNOWLEDGED, Standing.CONNECTED, inf)
+
+
+@pytest.mark.parametrize("wish", [None, {"sid": "s", "epoch": "e", "last": 0, "sent": 0, "try": 0}])
+def test_a_session_may_be_asked_for(wish):
+    assert opened(server(), session=wish)["status"] == "ok"
 
 
 @pytest.mark.parametrize(
@@ -251,6 +297,12 @@ def test_a_session_may_be_asked_for(session):
         ({"client_id": ""}, "client_id must be 1 to 64 visible ASCII characters"),
         ({"client_id": 7}, "client_id must be 1 to 64 visible ASCII characters"),
         ({"session": "s"}, "session must be null or an object"),
+        ({"session": {}}, "session.sid and session.epoch must be 1 to 128 printable characters"),
+        (
+            {"session": {"sid": "s", "epoch": "e"}},
+            "session.last, session.sent and session.try must be whole numbers from 0",
+        ),
+        ({"token": 7}, "token must be text"),
     ],
 )
 def test_an_opening_that_is_wrong_is_refused_and_nothing_has_changed(wish, detail):
@@ -258,14 +310,14 @@ def test_an_opening_that_is_wrong_is_refused_and_nothing_has_changed(wish, detai
 
     assert says(link, level_1(**wish), 1.0) == refused(detail, "onopen")
 
-    assert (link.level, link.client_id) == (0, "c-1")
+    assert (link.level, link.client_id, link.is_judging) == (0, "c-1", False)
     assert looks(link) == (ACKNOWLEDGED, Standing.CONNECTED, 13.0)
 
 
 @pytest.mark.parametrize("again", [level_1(), LEVEL_0])
 def test_a_level_1_opening_fixes_the_identity_and_the_level(again):
-    link = server(claims=True)
-    opened(link, client_id="alice")
+    link = server()
+    opened(link, who="alice")
 
     assert says(link, again, 1.0) == refused("this connection is open already", "onopen")
 
@@ -276,7 +328,7 @@ def test_a_page_that_opened_plainly_may_open_at_level_1_later():
     link = server()
     says(link, LEVEL_0, 1.0)
 
-    (frame,) = says(link, level_1(), 2.0)
+    (frame,) = opens(link, 2.0)
 
     assert json.loads(frame)["v"] == 1
     assert link.level == 1
@@ -285,20 +337,20 @@ def test_a_page_that_opened_plainly_may_open_at_level_1_later():
 # Identity
 
 
-def test_a_claimed_id_is_taken_where_claims_are_honoured():
+def test_who_is_admitted_is_whose_the_session_is():
     presence = Presence(40.0, 75.0)
-    link = server(presence, claims=True)
+    link = server(presence)
 
-    frame, joined = says(link, level_1(client_id="alice"), 1.0)
+    frame, joined = opens(link, 1.0, who="alice", client_id="alice")
 
     assert json.loads(frame)["client_id"] == "alice"
     assert (link.client_id, joined) == ("alice", Joined("alice"))
     assert (presence.client_ids(), presence.connections) == (("alice",), 1)
 
 
-@pytest.mark.parametrize(("claims", "claimed"), [(False, "alice"), (True, "c-2"), (True, None)])
-def test_an_id_that_may_not_be_claimed_leaves_the_given_one(claims, claimed):
-    link = server(claims=claims)
+@pytest.mark.parametrize("claimed", ["alice", "c-2", None])
+def test_a_claim_alone_changes_nothing_where_the_session_is_of_the_given_id(claimed):
+    link = server()
 
     assert opened(link, client_id=claimed)["client_id"] == "c-1"
 
@@ -307,10 +359,10 @@ def test_an_id_that_may_not_be_claimed_leaves_the_given_one(claims, claimed):
 
 def test_who_joined_under_a_given_id_leaves_it_for_the_claimed_one():
     presence = Presence(40.0, 75.0)
-    link = server(presence, claims=True)
+    link = server(presence)
     says(link, PING, 1.0)
 
-    _, *told = says(link, level_1(client_id="alice"), 2.0)
+    _, *told = opens(link, 2.0, who="alice", client_id="alice")
 
     assert told == [Left("c-1"), Joined("alice")]
     assert (presence.client_ids(), presence.active) == (("alice",), 1)
@@ -318,11 +370,287 @@ def test_who_joined_under_a_given_id_leaves_it_for_the_claimed_one():
 
 def test_of_two_connections_of_one_client_only_the_first_joins():
     presence = Presence(40.0, 75.0)
-    opened(server(presence, claims=True), client_id="alice")
+    opened(server(presence), who="alice")
 
-    assert len(says(server(presence, client_id="c-2", claims=True), level_1(client_id="alice"), 1.0)) == 1
+    assert len(opens(server(presence, client_id="c-2"), 1.0, who="alice")) == 1
 
     assert (presence.active, presence.connections) == (1, 2)
+
+
+def test_who_is_renamed_while_it_was_never_heard_of_leaves_no_trace():
+    presence = Presence(40.0, 75.0)
+    link = server(presence)
+
+    assert opens(link, 1.0, who="alice")[1:] == (Joined("alice"),)
+    assert link.close(2.0, 1000) == (Left("alice"),)
+
+    assert presence.client_ids() == ()
+
+
+# Sessions
+
+
+def test_a_resumed_session_is_declared_with_what_was_handled_and_sent():
+    running = session("alice", kept=4, handled=7)
+    running.take(8, {"type": "hello"}, 16)
+    running.next()
+    running.finished()
+    link = server(window=60.0)
+    says(link, level_1(), 1.0)
+
+    frame, joined = link.admitted(running, 1.0, resumed=True)
+
+    declared = json.loads(frame)
+    assert (declared["resumed"], declared["last"], declared["sent"]) == (True, 8, 4)
+    assert (declared["client_id"], declared["window_ms"], "reason" in declared) == ("alice", 60_000, False)
+    assert (joined, link.session, running.owes) == (Joined("alice"), running, False)
+
+
+def test_a_session_that_is_new_because_another_was_not_resumed_is_declared_with_the_reason():
+    link = server()
+    says(link, level_1(), 1.0)
+
+    declared = json.loads(link.admitted(session(), 1.0, reason="expired")[0])
+
+    assert (declared["resumed"], declared["reason"], declared["last"], declared["sent"]) == (False, "expired", 0, 0)
+
+
+def test_the_bounds_of_the_session_are_declared():
+    link = server()
+    says(link, level_1(), 1.0)
+
+    declared = json.loads(link.admitted(Session("s-1", "e-1", "c-1", Bounds(7, 5000)), 1.0)[0])
+
+    assert declared["limits"] == {"message": 65_536, "ping": 1024, "kept": 7, "kept_bytes": 5000}
+
+
+def test_an_opening_is_admitted_once():
+    link = server()
+    opens(link)
+
+    assert link.admitted(session("alice"), 1.0) == ()
+
+    assert (link.client_id, link.session.client_id) == ("c-1", "c-1")
+
+
+def test_who_asked_for_nothing_is_not_admitted():
+    link = server()
+
+    assert link.admitted(session("alice"), 1.0) == ()
+
+    assert (link.level, link.session, link.client_id) == (0, None, "c-1")
+
+
+def test_in_a_session_a_ping_is_answered_with_what_we_have_handled_instead_of_what_it_has():
+    link = server()
+    says(link, level_1(), 0.0)
+    running = session(kept=3)
+    link.admitted(running, 0.0)
+    says(link, b'{"type":"hello","seq":1}', 1.0)
+    running.next()
+    running.finished()
+
+    assert says(link, b'{"type":"ping","id":1,"ack":2}', 1.0) == (
+        Confirmed(2),
+        b'{"type":"ping","id":1,"status":"pong","clients":1,"ack":1}',
+    )
+    assert says(link, b'{"ack":2,"type":"ping","id":2}', 1.0) == (
+        b'{"type":"ping","id":2,"status":"pong","clients":1,"ack":1}',
+    )
+
+    assert (running.confirmed, running.owes) == (2, False)
+
+
+@pytest.mark.parametrize(
+    ("payload", "spoke"),
+    [(None, False), (PING, True), (b'{"type":"ack","ack":0}', True), (b"hello", True), (level_1(), True)],
+)
+def test_a_session_was_used_if_anything_at_all_arrived_after_its_opening(payload, spoke):
+    link = server()
+    says(link, PING, 0.0)
+    opens(link)
+    link.heard(1.0)
+    link.pong(b"heartbeat 1", 1.0)
+
+    if payload is not None:
+        says(link, payload, 1.0)
+
+    assert link.spoke is spoke
+
+
+def test_what_waited_behind_the_opening_counts_as_use():
+    link = server()
+    says(link, level_1(), 0.0)
+    says(link, PING, 0.0)
+    assert not link.spoke
+
+    link.admitted(session(), 1.0)
+
+    assert link.spoke
+
+
+# Refusals
+
+
+def test_who_is_refused_is_closed_and_not_listened_to():
+    presence = Presence(40.0, 75.0)
+    link = server(presence)
+    says(link, level_1(), 1.0)
+    says(link, PING, 1.0)
+
+    assert link.refused(4401, "not authorized") == (Close(4401, "not authorized"),)
+
+    assert says(link, PING, 2.0) == ()
+    assert says(link, level_1(), 2.0) == ()
+    assert link.admitted(session("alice"), 2.0) == ()
+    assert link.named("alice", 2.0) == ()
+    assert link.refused(4401, "again") == ()
+    assert (link.level, link.session, link.client_id, link.is_judging) == (0, None, "c-1", False)
+    assert (presence.client_ids(), presence.active) == (("c-1",), 0)
+
+
+def test_whoever_has_gone_is_neither_admitted_nor_named_nor_refused():
+    presence = Presence(40.0, 75.0)
+    link = server(presence, plain="judge")
+    says(link, level_1(), 1.0)
+    link.close(2.0, None)
+
+    assert link.admitted(session("alice"), 3.0) == ()
+    assert link.named("alice", 3.0) == ()
+    assert link.refused(4401, "not authorized") == ()
+
+    assert (link.level, link.session, link.next_at) == (0, None, inf)
+    assert presence.client_ids() == ()
+
+
+# Pages that open no session
+
+
+@pytest.mark.parametrize("payload", [PING, LEVEL_0, b"hello", b"[]", b'{"type":"onchat"}', b'{"type":"onopen","v":null}'])
+def test_where_pages_without_a_session_are_refused_their_first_word_is_their_last(payload):
+    link = server(plain="refuse")
+    sentence = "clients without a session are not served here (setting level0)"
+
+    assert says(link, payload, 1.0) == (Close(4401, sentence),)
+
+    assert says(link, level_1(), 1.0) == ()
+    assert (link.level, link.is_judging) == (0, False)
+
+
+@pytest.mark.parametrize("plain", ["refuse", "judge"])
+def test_whatever_becomes_of_such_pages_an_opening_of_a_session_is_judged(plain):
+    link = server(plain=plain)
+
+    (judge,) = says(link, level_1(client_id="alice"), 1.0)
+    assert judge.opening.claimed == "alice"
+    link.admitted(session("alice"), 1.0)
+
+    assert says(link, PING, 2.0) == (b'{"type":"ping","status":"pong","clients":1,"ack":0}',)
+
+
+@pytest.mark.parametrize("plain", ["refuse", "judge"])
+def test_whatever_becomes_of_such_pages_an_opening_that_is_wrong_may_be_mended(plain):
+    link = server(plain=plain)
+
+    assert says(link, level_1(v=0), 1.0) == refused("v must be a whole number from 1", "onopen")
+
+    assert opened(link, 2.0)["v"] == 1
+
+
+@pytest.mark.parametrize("plain", ["refuse", "judge"])
+def test_as_a_guest_what_is_the_hosts_is_neither_refused_nor_judged(plain):
+    link = server(plain=plain, guest=True)
+
+    assert says(link, b"hello", 1.0) == (NotOurs(),)
+    assert says(link, b'{"type":"onchat"}', 1.0) == (NotOurs(),)
+
+    assert type(says(link, PING, 1.0)[0]) is (Close if plain == "refuse" else Judge)
+
+
+@pytest.mark.parametrize(
+    ("payload", "answer"),
+    [
+        (PING, (PONG, Joined("alice"))),
+        (
+            LEVEL_0,
+            (
+                b'{"type":"onopen","status":"ok","client_id":"alice","interval_ms":6000,"clients":1}',
+                Joined("alice"),
+            ),
+        ),
+        (b'{"type":"onchat"}', (Deliver({"type": "onchat"}),)),
+        (b"[]", (b'{"type":"error","code":"bad-message","detail":"a message is a JSON object"}',)),
+    ],
+)
+def test_where_it_is_judged_who_a_page_is_its_first_word_waits_for_its_name(payload, answer):
+    presence = Presence(40.0, 75.0)
+    link = server(presence, plain="judge")
+
+    assert says(link, payload, 1.0) == (Judge(None),)
+    assert (link.is_judging, looks(link)) == (True, (ACKNOWLEDGED, Standing.CONNECTED, inf))
+    assert link.check(1e9, QUIET) == ()
+
+    assert link.named("alice", 2.0) == answer
+    assert (link.is_judging, link.client_id, presence.client_ids()) == (False, "alice", ("alice",))
+
+
+def test_what_arrives_while_a_page_is_judged_is_answered_in_its_order():
+    link = server(plain="judge")
+    says(link, b'{"type":"ping","id":1}', 1.0)
+    says(link, b'{"type":"ping","id":2}', 1.0)
+    says(link, b"[]", 1.0)
+    says(link, b'{"type":"ping","id":3}', 1.0)
+
+    assert link.named("c-1", 2.0) == (
+        b'{"type":"ping","id":1,"status":"pong","clients":1}',
+        Joined("c-1"),
+        b'{"type":"ping","id":2,"status":"pong","clients":1}',
+        b'{"type":"error","code":"bad-message","detail":"a message is a JSON object"}',
+        b'{"type":"ping","id":3,"status":"pong","clients":1}',
+    )
+
+
+def test_a_page_is_judged_once():
+    link = server(plain="judge")
+    says(link, PING, 1.0)
+    link.named("alice", 1.0)
+
+    assert says(link, PING, 2.0) == (PONG,)
+    assert says(link, b"[]", 2.0)[0].startswith(b'{"type":"error"')
+
+
+def test_a_page_may_be_sent_away_by_the_judgement():
+    link = server(plain="judge")
+    says(link, PING, 1.0)
+
+    assert link.refused(4401, "not authorized") == (Close(4401, "not authorized"),)
+
+    assert says(link, PING, 2.0) == ()
+    assert not link.is_judging
+
+
+def test_an_opening_that_waited_behind_a_pages_first_word_is_judged_in_its_turn():
+    """And what came after it waits again: every other answer waits behind that of an opening."""
+    running = session("alice")
+    link = server(plain="judge")
+    says(link, b'{"type":"ping","id":1}', 1.0)
+    says(link, level_1(client_id="alice"), 1.0)
+    says(link, b'{"type":"ping","id":2}', 1.0)
+    says(link, b'{"type":"hello","seq":1}', 1.0)
+
+    pong, joined, judge = link.named("c-1", 2.0)
+
+    assert (pong, joined) == (b'{"type":"ping","id":1,"status":"pong","clients":1}', Joined("c-1"))
+    assert (judge.opening.claimed, link.is_judging) == ("alice", True)
+    declaration, *told = link.admitted(running, 3.0)
+    assert json.loads(declaration)["client_id"] == "alice"
+    assert told == [
+        Left("c-1"),
+        Joined("alice"),
+        b'{"type":"ping","id":2,"status":"pong","clients":1,"ack":0}',
+        Run(),
+    ]
+    assert (link.is_judging, running.received) == (False, 1)
 
 
 # A server that pings
@@ -334,7 +662,7 @@ def test_a_servers_first_ping_comes_at_a_random_part_of_the_interval(spread, fir
     opened(link, 1.0, beats="server")
 
     assert link.next_at == first
-    assert link.check(first, QUIET) == (b'{"type":"ping","id":1}',)
+    assert link.check(first, QUIET) == (b'{"type":"ping","id":1,"ack":0}',)
     assert looks(link) == (WAITING, Standing.ACTIVE, min(first + 6.0, 13.0))
 
 
@@ -514,7 +842,10 @@ def test_a_leave_is_announced_at_once_or_after_the_grace(level, code, at_once):
     """At level 0 any close frame is the end; a session ends by 1000 only, all else is an absence."""
     presence = Presence(40.0, 75.0)
     link = server(presence)
-    says(link, level_1() if level else LEVEL_0, 0.0)
+    if level:
+        opens(link)
+    else:
+        says(link, LEVEL_0, 0.0)
 
     assert link.close(10.0, code) == ((Left("c-1"),) if at_once else ())
 

@@ -1,6 +1,7 @@
 """Pairs of links live through virtual hours of latency, cuts and stalls, and nobody is convicted wrongly or late.
 
-Each pair is a `ServerLink` and a `ClientLink` of today's core, joined by frames that take their time.
+Each pair is a `ServerLink` and a `ClientLink` of today's core, with a `Session` on both ends that goes on from
+connection to connection, joined by frames that take their time. What they tell each other arrives, once and in order.
 Time goes from event to event, chance comes from one seeded generator a pair, and whatever fails
 names the seed that shows it again.
 """
@@ -13,17 +14,22 @@ from math import inf
 import pytest
 
 from heartbeat.core.client_link import ClientLink
-from heartbeat.core.link import Abort, Answered, PingFrame, Report, Turn
+from heartbeat.core.link import Abort, Answered, Close, Confirmed, Judge, Opened, PingFrame, Report, Run, Turn
+from heartbeat.core.messages import ack_frame
 from heartbeat.core.monitor import QUIET, State
 from heartbeat.core.presence import Presence
 from heartbeat.core.running import RunningTime
 from heartbeat.core.server_link import ServerLink
+from heartbeat.core.session import Bounds, Session
 from heartbeat.core.settings import BEATS, Settings
 
 HOUR = 3600.0
 
 #: Nobody's frames take longer, one way.
 LATENCY = 0.4
+
+#: What a session keeps: so little that it is full at times.
+BOUNDS = Bounds(8, 65_536)
 
 TEXT, PING, PONG, GONE = "text", "ping frame", "pong frame", "gone"
 
@@ -39,6 +45,7 @@ class End:
         self.exact = exact
         self.running = RunningTime(tick, phase)
         self.link = None
+        self.session = None
         self.peer = None
         self.over = True
         self.unread = []
@@ -165,7 +172,9 @@ class Pair:
             spread=self.chance.random(),
         )
         now = client.now(self.time)
-        client.link = ClientLink(self.settings, client.running, now)
+        if client.session is not None:
+            client.session.attempt += 1
+        client.link = ClientLink(self.settings, client.running, now, resuming=client.session)
         self.carry(client, client.link.open(now))
         self.carry(server, ())
         self.later(self.chance.expovariate(1 / 300), self.sever, self.connection)
@@ -241,6 +250,7 @@ class Pair:
     def carry(self, end, effects):
         for effect in effects:
             kind = type(effect)
+            assert kind is not Close, f"{self}: {effect}"
             if kind is bytes:
                 self.send(end, TEXT, effect)
             elif kind is PingFrame:
@@ -251,6 +261,16 @@ class Pair:
                 self.convicted(end)
             elif kind is Answered:
                 self.seen["answers"] += 1
+                if self.seen["answers"] % 8 == 0:
+                    self.say(end)
+            elif kind is Judge:
+                self.judge(end, effect.opening)
+            elif kind is Opened:
+                self.take_up(end, effect.declared)
+            elif kind is Run:
+                self.handle(end)
+            elif kind is Confirmed:
+                assert end.session.confirmed == effect.upto <= end.peer.session.handled
             elif kind is Report and effect.status.event == "suspect":
                 self.suspected(end)
         if end.over:
@@ -260,6 +280,64 @@ class Pair:
         if at < end.timer_at:
             end.timer_at = at
             self.at(at, self.look, end, self.connection, at)
+
+    # Their session.
+
+    def judge(self, end, opening):
+        """The server goes on with the session that the client comes back to, or begins another."""
+        resume = opening.resume
+        if resume is None:
+            end.session = Session(f"s-{self.connection}", "e-1", end.link.client_id, BOUNDS)
+        else:
+            session = end.session
+            assert (resume.sid, resume.attempt > session.attempt) == (session.sid, True)
+            assert session.judge(resume.last, resume.sent), f"{self}: the server misses something"
+            session.attempt = resume.attempt
+            session.resume(resume.last)
+            self.seen["resumes"] += 1
+        self.carry(end, end.link.admitted(end.session, end.now(self.time), resumed=resume is not None))
+        self.write(end)
+
+    def take_up(self, end, declared):
+        """The client goes on with its session, or begins the one that is declared."""
+        if declared is None:
+            return
+        session = end.session
+        assert declared.resumed is (session is not None)
+        if declared.resumed:
+            assert session.judge(declared.last, declared.sent), f"{self}: the client misses something"
+            session.resume(declared.last)
+        else:
+            end.session = Session(declared.sid, declared.epoch, declared.client_id, declared.bounds)
+        self.carry(end, end.link.admitted(end.session, end.now(self.time)))
+        self.write(end)
+
+    def say(self, end):
+        """Something to tell the other end, if there is room for it."""
+        session = end.link.session
+        if session is None:
+            return
+        seq = session.sent + 1
+        message = b'{"type":"hello","n":%d}' % seq
+        if not session.has_room(len(message)):
+            self.seen["full"] += 1
+            return
+        session.appended(seq, message)
+        self.write(end)
+
+    def write(self, end):
+        for frame in iter(end.session.next_frame, None):
+            self.send(end, TEXT, frame)
+
+    def handle(self, end):
+        """What arrived is what comes next, and nothing of it was handled before."""
+        session = end.session
+        while (arrived := session.next()) is not None:
+            assert arrived.message == {"type": "hello", "n": session.handled + 1}
+            session.finished()
+            self.seen["handled"] += 1
+        if session.owes and (session.owes_much or self.settings.beats == "none"):
+            self.send(end, TEXT, ack_frame(session.tell()))
 
     def send(self, end, kind, payload):
         if self.cut is not None and end.name in self.cut[0]:
@@ -382,6 +460,10 @@ def test_a_hundred_pairs_live_for_an_hour_and_nobody_is_convicted_wrongly_or_lat
     assert seen["sleeps"] > 300
     assert seen["long stalls found"] > 300
     assert seen["answers"] > 20_000
+    # Their sessions went on with every connection, were written again, and were full at times.
+    assert seen["resumes"] > 300
+    assert seen["handled"] > 2000
+    assert seen["full"] > 0
     for beats in BEATS:
         assert min(seen["found by server", beats], seen["found by client", beats]) > 10
     assert seen["found by the answers' absence"] > 10

@@ -8,23 +8,27 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import txaio
+from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from autobahn.websocket.xormasker import create_xor_masker
 from processes import Program, twistd
 
-from heartbeat import Presence, Settings
+from heartbeat import HeartbeatServerFactory, Settings, admission
+from heartbeat.auth import Unauthorized
+from heartbeat.chat import Chat, GroupChat
 from heartbeat.core import messages
 from heartbeat.core.errors import CloseCode, is_final_close
-from heartbeat.core.link import Abort, Deliver, PingFrame, Turn
-from heartbeat.core.monitor import QUIET
-from heartbeat.core.running import RunningTime
-from heartbeat.core.server_link import ServerLink
+from heartbeat.store import MemoryStore
+from heartbeat.testing import World
 
 DOCS = Path(__file__).parents[2] / "docs"
 PROTOCOL = (DOCS / "protocol.md").read_text()
 CHOICES = (DOCS / "choices.md").read_text()
 
-# What the documents call the client, and the moment of its first ping that they show.
-CLIENT_ID = "c-5f3a90c1d2e4b678"
+# What the documents call the clients, the sessions and the store, and the moment of its first ping that they show.
+CLIENT_IDS = ("c-5f3a90c1d2e4b678", "c-91b07de2f3a4c5d6")
+SIDS = ("s-1", "s-2", "s-3")
+EPOCH = "e-1"
 SPREAD = 0.5
 
 
@@ -36,62 +40,165 @@ def words(text):
     return " ".join(text.split())
 
 
+class Store(MemoryStore):
+    """One whose contents are called as the documents do."""
+
+    def start(self):
+        return super().start()._replace(epoch=EPOCH)
+
+
+class Doorman:
+    """An Authenticator as the documents have it."""
+
+    def authenticate(self, credentials):
+        if credentials.token != "alice's token":
+            raise Unauthorized("this token is not known")
+        return "alice"
+
+
+def fail(protocol, message):
+    raise RuntimeError("the bug that the documents speak of")
+
+
+#: What the server of an exchange has besides the defaults, as its first line says.
+SERVERS = {
+    "a server with --level0 refuse": (Settings(level0="refuse"), None),
+    "a server that keeps 4 messages": (Settings(kept_limit=4), None),
+    "a server with an Authenticator": (Settings(), Doorman()),
+    "a server with an Authenticator and --level0 allow": (Settings(level0="allow"), Doorman()),
+}
+
+
+class Talker(WebSocketClientProtocol):
+    """A client that says what a document has it say, and keeps what it hears."""
+
+    def __init__(self, said):
+        super().__init__()
+        self.said = said
+
+    def onMessage(self, payload, isBinary):
+        self.said.append(payload.decode())
+
+    def onPing(self, payload):
+        self.said.append(f"PING {payload.decode()}")
+
+    def onCloseFrame(self, code, reason):
+        self.said.append(f"CLOSE {code} {reason.decode()}")
+        super().onCloseFrame(code, reason)
+
+
 class Conversation:
-    """A server's link at default settings, fed with the lines of a document; keeps what it says."""
+    """The lines of a document, said to a real server in memory; `said` is what each connection has heard of it.
 
-    def __init__(self):
-        settings = Settings()
-        running = RunningTime(settings.tick, 0.0)
-        presence = Presence(settings.grace, settings.grace_away)
-        self.now = 0.0
-        self.link = ServerLink(
-            settings, running, 0.0, presence=presence, client_id=CLIENT_ID, claims=True, spread=SPREAD
+    The server has the chat, a type `note` that it takes without a word, and a type `order` whose handler fails.
+    """
+
+    def __init__(self, server=""):
+        settings, authenticator = SERVERS.get(server, (Settings(), None))
+        self.world = World(latency=0.0)
+        self.tick = settings.tick
+        self.said = {}
+        self._clients = {}
+        factory = HeartbeatServerFactory(
+            settings, store=Store(), authenticator=authenticator, reactor=self.world.server
         )
-        self.said = []
+        factory.heartbeat.new_client_id = iter(CLIENT_IDS).__next__
+        factory.heartbeat.spread = lambda: SPREAD
+        factory.register("note", lambda protocol, message: None)
+        factory.register("order", fail)
+        Chat(factory)
+        GroupChat(factory)
+        self.world.listen(factory)
 
-    def hear(self, line):
-        self.link.heard(self.now)
+    def connect(self, name):
+        """A new connection of this name."""
+        said = self.said[name] = []
+        factory = WebSocketClientFactory("ws://127.0.0.1:9000/ws", reactor=self.world.client)
+        factory.setProtocolOptions(openHandshakeTimeout=0, closeHandshakeTimeout=0, serverConnectionDropTimeout=0)
+        factory.buildProtocol = lambda _: _of(factory, Talker(said))
+        self._clients[name] = self.world.endpoint().connect(factory)
+        self.world.advance(0.0)
+
+    def say(self, name, line):
+        """Say a line, and hear what is answered at once."""
+        if name not in self._clients:
+            self.connect(name)
+        client = self._clients[name].result
         if line.startswith("PONG "):
-            self._note(self.link.pong(line.removeprefix("PONG ").encode(), self.now))
+            client.sendPong(line.removeprefix("PONG ").encode())
+        elif line.startswith("CLOSE "):
+            client.sendClose(int(line.removeprefix("CLOSE ")))
         else:
-            self._note(self.link.receive(line.encode(), binary=False, now=self.now))
+            client.sendMessage(line.encode())
+        self.world.advance(0.0)
+
+    def lose(self, name):
+        """The connection of this name breaks."""
+        self._clients.pop(name).result.transport.abortConnection()
+        self.world.advance(0.0)
 
     def pass_time(self, seconds):
-        end = self.now + seconds
-        while self.link.next_at <= end:
-            self.now = self.link.next_at
-            effects = self.link.check(self.now, QUIET)
-            self._note(effects)
-            if any(isinstance(effect, Turn) for effect in effects):
-                self._note(self.link.confirm(self.now, QUIET))
-        self.now = end
+        """Let time pass; what is said comes in the last moment of it, give or take what the ticks take."""
+        grain = 3 * self.tick if seconds > self.tick else 0.0
+        self.world.advance(seconds - grain)
+        self.assert_all_is_heard()
+        self.world.advance(2 * grain)
 
-    def _note(self, effects):
-        for effect in effects:
-            if isinstance(effect, bytes):
-                self.said.append(effect.decode())
-            elif isinstance(effect, PingFrame):
-                self.said.append(f"PING {effect.payload.decode()}")
-            elif isinstance(effect, Deliver):
-                # As the edge does it where the application takes nothing.
-                self._note(self.link.unknown(effect.message))
-            elif isinstance(effect, Abort):
-                self.said.append(f"CLOSE {int(effect.code)} {effect.reason}")
+    def follow(self, line):
+        """What this line of a document tells is so."""
+        if spoken := re.fullmatch(r"(?:(\w+) )?(->|<-) (.*)", line):
+            name, direction, text = spoken.groups()
+            if direction == "<-":
+                assert self.said[name][:1] == [text]
+                del self.said[name][0]
+            else:
+                self.assert_all_is_heard()
+                self.say(name, text)
+        elif later := re.fullmatch(r"\(([\d.]+) s later\)", line):
+            self.pass_time(float(later.group(1)))
+        elif connection := re.fullmatch(r"\((?:(\w+): )?(the connection is lost|a new connection)\)", line):
+            name, what = connection.groups()
+            {"the connection is lost": self.lose, "a new connection": self.connect}[what](name)
+        else:
+            raise AssertionError(f"a line that tells nothing: {line}")
+
+    def assert_all_is_heard(self):
+        """Nothing was said that the document does not tell."""
+        assert {name: said for name, said in self.said.items() if said} == {}
+
+    def end(self):
+        """Nothing is left of it."""
+        self.assert_all_is_heard()
+        self.world.close()
+        assert self.world.delayed_calls == []
+
+
+def _of(factory, protocol):
+    protocol.factory = factory
+    return protocol
+
+
+@pytest.fixture
+def converse(monkeypatch):
+    """Conversations, whose sessions are called as the documents do."""
+    txaio.use_twisted()
+
+    def converse(server=""):
+        monkeypatch.setattr(admission, "new_sid", iter(SIDS).__next__)
+        return Conversation(server)
+
+    return converse
 
 
 @pytest.mark.parametrize("exchange", blocks(PROTOCOL, "wire"))
-def test_each_exchange_of_the_protocol_goes_as_it_is_told(exchange):
+def test_each_exchange_of_the_protocol_goes_as_it_is_told(exchange, converse):
     """Byte for byte, to the moment, and with nothing said in between."""
-    talk = Conversation()
-    for line in exchange.splitlines():
-        if line.startswith("-> "):
-            assert talk.said == []
-            talk.hear(line.removeprefix("-> "))
-        elif line.startswith("<- "):
-            assert talk.said.pop(0) == line.removeprefix("<- ")
-        else:
-            talk.pass_time(float(re.fullmatch(r"\(([\d.]+) s later\)", line).group(1)))
-    assert talk.said == []
+    lines = exchange.splitlines()
+    server = lines[0].strip("()")
+    talk = converse(server)
+    for line in lines[server in SERVERS :]:
+        talk.follow(line)
+    talk.end()
 
 
 def test_the_protocol_quotes_the_prose_of_the_code():
@@ -101,7 +208,7 @@ def test_the_protocol_quotes_the_prose_of_the_code():
     assert words(quoted) == words(prose)
 
 
-def test_the_bytes_on_the_wire_are_those_frames():
+def test_the_bytes_on_the_wire_are_those_frames(converse):
     """The masked ones unmask to what the text says, and the answer is the server's."""
     frames = [bytes.fromhex(part) for block in blocks(PROTOCOL, "hex") for part in block.split("\n\n")]
     opcodes = [frame[0] for frame in frames]
@@ -112,9 +219,9 @@ def test_the_bytes_on_the_wire_are_those_frames():
     ]
     assert [frame[1] & 0x7F for frame in frames] == [len(payload) for payload in payloads]
     ping, pong, probe, answer, close = payloads
-    talk = Conversation()
-    talk.hear(ping.decode())
-    assert talk.said == [pong.decode()]
+    talk = converse()
+    talk.say(None, ping.decode())
+    assert talk.said == {None: [pong.decode()]}
     assert probe == answer == b"heartbeat 1"
     assert close == (4000).to_bytes(2) + b"silent"
 

@@ -22,16 +22,14 @@ class DurableStore:
         self._delay = delay
         self._asked = deque()
         self._busy = False
-        self._open = False
+        self._open = self._crashed = False
         self._stopped = []
         self.commits = 0
 
     def crash(self):
         """The process ends: what is not committed never was asked."""
         self._asked.clear()
-        self._open = False
-        # What this process may still be told by its disk, or ask of it, comes to nothing.
-        self._busy = True
+        self._crashed = True
 
     def start(self):
         """Store: open it."""
@@ -82,6 +80,8 @@ class DurableStore:
     def _ask(self, name, *arguments):
         if self._delay is None:
             return getattr(self.disk, name)(*arguments)
+        if self._crashed:
+            return Deferred()
         if not self._open:
             return fail(StoreError("the store is not open"))
         answer = Deferred()
@@ -113,7 +113,7 @@ class DurableStore:
         self._begin()
         for tell, result in results:
             tell(result)
-        if not self._busy and not self._open:
+        if not self._busy:
             stopped, self._stopped = self._stopped, []
             for deferred in stopped:
                 deferred.callback(None)

@@ -180,8 +180,8 @@ def test_the_core_imports_nothing_from_above_and_nothing_that_does_io(path):
 #: Who may be imported by whom: each line by those below it.
 LAYERS = (
     ("core", "_version"),
-    ("watchdog", "quiet", "outbox", "handshake", "limits", "tls", "endings", "store", "auth", "sse", "model"),
-    ("ticker", "handling", "tables"),
+    ("watchdog", "quiet", "outbox", "handshake", "limits", "tls", "endings", "store", "auth", "sse"),
+    ("ticker", "handling", "tables", "model"),
     ("channel", "sqlite"),
     ("sessions",),
     ("admission",),

@@ -12,7 +12,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
 
 from heartbeat import HeartbeatServerProtocol
-from heartbeat.__main__ import _event_of, _parser, _Script, _Tally, _text_of, main
+from heartbeat.__main__ import _event_of, _message, _parser, _Script, _Tally, _text_of, main
 from heartbeat._version import __version__
 from heartbeat.core.link import LinkStatus
 from heartbeat.core.monitor import State
@@ -35,6 +35,14 @@ WRONG = {
     f"{URL} --cacert /nowhere.pem": "--cacert must be a readable file of PEM certificates (",
     f"{URL} --cacert {os.devnull}": "--cacert must be a file with at least one PEM certificate",
     f"{URL} --cacert x --insecure": "--cacert and --insecure contradict each other",
+    f"{URL} --client-id {'x' * 65}": "--client-id must be 1 to 64 visible ASCII characters",
+    f"{URL} --send onchat": "argument --send: expected 2 arguments",
+    f"{URL} --send onchat {{": "--send onchat: not JSON: Expecting property name",
+    f"{URL} --send onchat []": "--send onchat: the second argument must be a JSON object, without a type of its own",
+    f'{URL} --send onchat {{"type":"x"}}': "--send onchat: the second argument must be a JSON object, without a type",
+    f"{URL} --send ping {{}}": "--send ping: messages of type ping are the heartbeat's own",
+    f'{URL} --send onchat {{"seq":1}}': "--send onchat: seq and ack in a message are the session's own",
+    f"{URL} --session {os.devnull}/no": f"--session: the store {os.devnull}/no cannot be",
     f"{URL} --colour": "unrecognized arguments: --colour",
     "http://test/": "protocol scheme 'http' is not for WebSocket",
     "ws://": "missing hostname",
@@ -87,7 +95,15 @@ def test_right_arguments_reach_the_client(monkeypatch, tmp_path):
     assert main(["wss://test/", "--cacert", str(tmp_path / "ca.pem"), *common]) == 7
     assert main(["wss://test/", "--insecure"]) == 7
     assert main([URL]) == 7
+    session = tmp_path / "session.db"
+    assert (
+        main([URL, "--client-id", "alice", "--session", str(session), "--send", "a", '{"n":1}', "--send", "b", "{}"])
+        == 7
+    )
 
+    assert ran[3]._client.settings.client_id == "alice"
+    assert ran[3]._client._store.path == session
+    assert ran[3]._messages == [{"type": "a", "n": 1}, {"type": "b"}]
     settings = ran[0]._client.settings
     assert (settings.interval, settings.attempts, settings.beats, settings.frames) == (0.5, 5, "client", True)
     assert ran[0]._client._factory.headers == {"Cookie": "a=b"}
@@ -227,8 +243,10 @@ def run(world, make_client):
     def run(*arguments, out=None, **settings):
         parsed = _parser().parse_args([URL, *arguments])
         out = out or io.StringIO()
+        settings |= {"client_id": parsed.client_id}
         client = make_client(interval=parsed.interval, attempts=parsed.attempts, beats=parsed.beats, **settings)
-        status = _Script(parsed, client, Loop(world), out).run()
+        messages = [_message(_parser(), kind, text) for kind, text in parsed.send]
+        status = _Script(parsed, client, Loop(world), out, messages).run()
         said = out.getvalue()
         return status, [json.loads(line) for line in said.splitlines()] if parsed.json else said
 
@@ -423,3 +441,72 @@ def test_a_stop_that_comes_after_ctrl_c_stops_nothing_more(make_client, world):
     world.advance(0.1)
 
     assert loop.running == "as it was"
+
+
+# Messages of one's own.
+
+
+def test_messages_are_sent_in_order_and_the_run_ends_when_they_are_handled(serve, run):
+    taken = []
+
+    def take(protocol, message):
+        taken.append((protocol._heartbeat.link.client_id, message["n"]))
+        protocol.handling.reply({"type": "note", "n": -message["n"]})
+
+    serve().register("note", take)
+
+    status, said = run("--client-id", "alice", "--send", "note", '{"n": 1}', "--send", "note", '{"n": 2}', "--json")
+
+    assert (status, taken) == (0, [("alice", 1), ("alice", 2)])
+    told = [line for line in said if line["event"] in ("handled", "message")]
+    assert told == [
+        {"event": "handled", "n": 1, "type": "note"},
+        {"event": "message", "message": {"type": "note", "n": -1}},
+        {"event": "handled", "n": 2, "type": "note"},
+        {"event": "message", "message": {"type": "note", "n": -2}},
+    ]
+    assert said[-1]["event"] == "summary"
+
+
+def test_with_a_count_too_the_run_ends_when_both_are_reached(serve, run):
+    serve().register("note", lambda protocol, message: None)
+
+    status, said = run("--send", "note", "{}", "--count", "3", "--interval", "1")
+
+    assert status == 0
+    assert "message 1 (note): handled by the server\n" in said
+    assert "\n3 sent, 3 answered, 0 lost" in said
+
+
+def test_a_message_that_is_never_confirmed_is_a_line_and_status_1(serve, run, world):
+    def leave(protocol, message):
+        next(iter(protocol.factory.heartbeat.sessions.channels.values())).end("gap")
+        protocol.transport.abortConnection()
+
+    serve().register("note", leave)
+
+    status, said = run("--send", "note", "{}", "--json")
+
+    assert status == 1
+    assert {"event": "unconfirmed", "n": 1, "type": "note", "reason": "gap"} in said
+
+
+def test_a_message_to_a_server_that_is_unreachable_is_not_sent_and_the_status_is_2(run, world):
+    world.refuses = True
+
+    status, said = run("--attempts", "1", "--send", "note", "{}")
+
+    assert status == 2
+    assert "message 1 (note): never confirmed (unreachable)" in said
+
+
+def test_what_has_been_received_is_acknowledged_before_the_end(serve, run, log):
+    """Else the server would have to take it for lost."""
+    lost = []
+    factory = serve()
+    factory.sessionLost = lambda client_id, error: lost.append(error.messages)
+    factory.register("note", lambda protocol, message: protocol.handling.reply({"type": "note"}))
+
+    assert run("--send", "note", "{}")[0] == 0
+
+    assert lost == []
