@@ -42,7 +42,7 @@ run: $(VENV)/run
 	@echo "  In another shell: $(BIN)/heartbeat-client ws://127.0.0.1:9000/ws --interval 1"
 	@echo "  Stop with Ctrl-C."
 	@echo
-	@exec $(BIN)/twistd -n --pidfile= heartbeat $(OPTIONS)
+	@exec $(BIN)/twistd -n --pidfile= heartbeat --messages chat,group $(OPTIONS)
 
 test: $(VENV)/test
 	$(BIN)/python -m pytest -m 'not slow and not faults and not browser'

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 from heartbeat._version import __version__
 
 if TYPE_CHECKING:
+    from heartbeat.auth import Authenticator, Credentials
     from heartbeat.client import HeartbeatClient
     from heartbeat.core.errors import (
         HeartbeatError,
         PeerError,
         SessionFull,
         SettingError,
+        StoreError,
+        Unauthorized,
         Unconfirmed,
         Unreachable,
     )
@@ -26,11 +29,17 @@ if TYPE_CHECKING:
     from heartbeat.core.presence import Presence, Standing
     from heartbeat.core.settings import Settings
     from heartbeat.factory import HeartbeatClientFactory, HeartbeatServerFactory
+    from heartbeat.handling import Handling
     from heartbeat.mixin import HeartbeatClientMixin, HeartbeatServerMixin
     from heartbeat.protocol import HeartbeatClientProtocol, HeartbeatServerProtocol
     from heartbeat.service import HeartbeatService
+    from heartbeat.sqlite import SqliteStore
+    from heartbeat.store import MemoryStore
 
 __all__ = [
+    "Authenticator",
+    "Credentials",
+    "Handling",
     "HeartbeatClient",
     "HeartbeatClientFactory",
     "HeartbeatClientMixin",
@@ -41,19 +50,26 @@ __all__ = [
     "HeartbeatServerProtocol",
     "HeartbeatService",
     "LinkStatus",
+    "MemoryStore",
     "PeerError",
     "Presence",
     "SessionFull",
     "SettingError",
     "Settings",
+    "SqliteStore",
     "Standing",
     "State",
+    "StoreError",
+    "Unauthorized",
     "Unconfirmed",
     "Unreachable",
     "__version__",
 ]
 
 _HOMES = {
+    "Authenticator": "heartbeat.auth",
+    "Credentials": "heartbeat.auth",
+    "Handling": "heartbeat.handling",
     "HeartbeatClient": "heartbeat.client",
     "HeartbeatClientFactory": "heartbeat.factory",
     "HeartbeatClientMixin": "heartbeat.mixin",
@@ -64,13 +80,17 @@ _HOMES = {
     "HeartbeatServerProtocol": "heartbeat.protocol",
     "HeartbeatService": "heartbeat.service",
     "LinkStatus": "heartbeat.core.link",
+    "MemoryStore": "heartbeat.store",
     "PeerError": "heartbeat.core.errors",
     "Presence": "heartbeat.core.presence",
     "SessionFull": "heartbeat.core.errors",
     "SettingError": "heartbeat.core.errors",
     "Settings": "heartbeat.core.settings",
+    "SqliteStore": "heartbeat.sqlite",
     "Standing": "heartbeat.core.presence",
     "State": "heartbeat.core.monitor",
+    "StoreError": "heartbeat.core.errors",
+    "Unauthorized": "heartbeat.core.errors",
     "Unconfirmed": "heartbeat.core.errors",
     "Unreachable": "heartbeat.core.errors",
 }

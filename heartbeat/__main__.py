@@ -142,6 +142,7 @@ class _Script:
         client.pongReceived = self._pong_received
         client.pingReceived = self._ping_received
         client.messageReceived = self._message_received
+        client.sessionLost = self._session_lost
 
     def run(self) -> int:
         """Until the count is reached, the server is unreachable, or somebody presses Ctrl-C; the exit status."""
@@ -212,6 +213,11 @@ class _Script:
     def _message_received(self, message: dict[str, Any]) -> None:
         if self._client.running:
             self._print({"event": "message", "message": message}, f"message: {json.dumps(message)}")
+
+    def _session_lost(self, error: Any) -> None:
+        if self._client.running:
+            event = {"event": "session-lost", "reason": error.reason, "messages": list(error.messages)}
+            self._print(event, f"the session was lost: {error}", "31")
 
     # The end.
 

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from heartbeat.core.errors import PeerError, SessionFull, Unconfirmed
+from heartbeat.core.errors import PeerError, SessionFull, StateError, Unconfirmed
 from heartbeat.core.messages import ack_frame, decode_object, error_frame, re_of
 from heartbeat.core.session import MEMBERS, Arrived, Session
 from heartbeat.handling import Handling, encode_message
@@ -48,7 +48,6 @@ class Owner(Protocol):
     """What all channels of one end have in common."""
 
     store: Store
-    message_limit: int
 
     def now(self) -> float:
         """Our running time."""
@@ -192,7 +191,10 @@ class Channel:
 
     def _send_pending(self, pending: deque[tuple[bytes, QuietDeferred]]) -> None:
         for payload, deferred in pending:
-            # The server may keep less than we thought; what it has no room for was never promised any.
+            # The server may take and keep less than we thought; what it has no room for was never promised any.
+            if len(payload) > self.session.bounds.largest - MEMBERS:
+                deferred.errback(Unconfirmed((decode_object(payload),), "too-big"))
+                continue
             try:
                 self.session.admit(len(payload))
             except SessionFull as full:
@@ -252,7 +254,7 @@ class Channel:
         Raises TypeError or ValueError for what is no message, or too large a one.
         """
         payload = encode_message(message)
-        most = self._owner.message_limit - MEMBERS
+        most = self.session.bounds.largest - MEMBERS
         if len(payload) > most:
             raise ValueError(f"a message is at most {most} bytes of JSON, not {len(payload)} (setting message_limit)")
         if self.ended:
@@ -436,9 +438,11 @@ class Channel:
     def _handle(self, arrived: Arrived) -> None:
         handling = Handling(self, arrived.seq, self.session.client_id, lambda payload: None)
         message, carrier = arrived.message, self.connection or self._last
+        if carrier is None:
+            raise StateError("a message waits for its handler, and nobody ever brought it")
         if isinstance(message, PeerError):
             self._refuse(handling, message)
-        elif carrier is not None:
+        else:
             result = carrier.take(message, handling)
             if result is not None:
                 result.addErrback(self._failed, handling, message)

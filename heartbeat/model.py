@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 from twisted.internet import protocol
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import ConnectError, DNSLookupError
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
 from twisted.web.http import PotentialDataLoss
@@ -26,8 +25,6 @@ from heartbeat.core.messages import encode
 from heartbeat.sse import ModelError, Reader, reader_of, well_formed
 
 __all__ = ["Answer", "Hearer", "Model"]
-
-_log = Logger()
 
 # Of the server's own words.
 _MOST_WORDS = 200
@@ -144,7 +141,6 @@ class Answer(protocol.Protocol):
         """The request is under way."""
         self._time()
         self._requested = requested.addCallbacks(self._answered, self._unanswered)
-        self._requested.addErrback(self._broken)
 
     def pause(self) -> None:
         """Read nothing more for now; that it is silent is our own doing then."""
@@ -175,13 +171,10 @@ class Answer(protocol.Protocol):
 
     def _answered(self, response: Any) -> None:
         self._requested = None
-        if self._over:
-            self._connections.abort()
-            return
         self._time()
-        media_type = (response.headers.getRawHeaders("content-type") or [""])[0]
+        media_type = (response.headers.getRawHeaders(b"content-type") or [b""])[0]
         try:
-            self._reader = reader_of(response.code, media_type)
+            self._reader = reader_of(response.code, media_type.decode(errors="replace"))
         except ModelError as error:
             self._end(error)
         else:
@@ -194,11 +187,6 @@ class Answer(protocol.Protocol):
             return
         reasons = getattr(failure.value, "reasons", None) or [failure]
         self._end(ModelError("the model's server gave no answer", reasons[0].getErrorMessage()))
-
-    def _broken(self, failure: Failure) -> None:
-        # A bug of ours; but for the hearer it is an end like others.
-        _log.failure("an answer of the model's was not taken", failure)
-        self._end(ModelError("the model's answer could not be taken"))
 
     def dataReceived(self, data: bytes) -> None:
         """IProtocol: a piece of the body."""

@@ -31,8 +31,7 @@ class Sessions:
 
     def __init__(self, settings: Settings, ticker: Ticker, store: Store | None = None) -> None:
         self.settings = settings
-        self.message_limit = settings.message_limit
-        self.bounds = Bounds(settings.kept_limit, settings.kept_bytes)
+        self.bounds = Bounds(settings.kept_limit, settings.kept_bytes, settings.message_limit)
         self.store: Store = store or MemoryStore()
         self.channels: dict[str, Channel] = {}
         #: Called with the channel and the error when a session ends.

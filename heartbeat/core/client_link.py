@@ -180,7 +180,7 @@ class ClientLink(Link):
             raise PeerError("bad-message", "an onopen answer has a whole v, and beats is one of " + ", ".join(BEATS))
         timing = self.monitor.timing.declared_by(message)
         settings = self.settings
-        session = declared(message, Bounds(settings.kept_limit, settings.kept_bytes))
+        session = declared(message, Bounds(settings.kept_limit, settings.kept_bytes, settings.message_limit))
         self.client_id = name if isinstance(name, str) else None
         self.level = VERSION
         self.monitor.declare(timing, now, pings=beats in ("client", "both"), watches=beats in ("server", "none"))

@@ -108,6 +108,7 @@ def declared(answer: dict[str, Any], own: Bounds) -> Declared | None:
         bounds=Bounds(
             min(own.messages, number_of(limits, "kept", 1) or own.messages),
             min(own.bytes, number_of(limits, "kept_bytes", 1) or own.bytes),
+            min(own.largest, number_of(limits, "message", 1) or own.largest),
         ),
     )
 

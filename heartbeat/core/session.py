@@ -23,10 +23,11 @@ MEMBERS = 64
 
 
 class Bounds(NamedTuple):
-    """What a session keeps at most in one direction: messages, and the bytes of their JSON."""
+    """What a session keeps at most in one direction: messages, and the bytes of their JSON; and the largest frame."""
 
     messages: int
     bytes: int
+    largest: int = 65_536
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ HOUR = 3600.0
 #: Nobody's frames take longer, one way.
 LATENCY = 0.4
 
-#: What a session keeps: so little that it is full at times.
+#: What a session keeps.
 BOUNDS = Bounds(8, 65_536)
 
 TEXT, PING, PONG, GONE = "text", "ping frame", "pong frame", "gone"
@@ -261,7 +261,7 @@ class Pair:
                 self.convicted(end)
             elif kind is Answered:
                 self.seen["answers"] += 1
-                if self.seen["answers"] % 8 == 0:
+                if self.seen["answers"] % 4 == 0:
                     self.say(end)
             elif kind is Judge:
                 self.judge(end, effect.opening)
@@ -295,6 +295,7 @@ class Pair:
             session.attempt = resume.attempt
             session.resume(resume.last)
             self.seen["resumes"] += 1
+            self.seen["written again"] += session.sent - session.confirmed
         self.carry(end, end.link.admitted(end.session, end.now(self.time), resumed=resume is not None))
         self.write(end)
 
@@ -307,6 +308,7 @@ class Pair:
         if declared.resumed:
             assert session.judge(declared.last, declared.sent), f"{self}: the client misses something"
             session.resume(declared.last)
+            self.seen["written again"] += session.sent - session.confirmed
         else:
             end.session = Session(declared.sid, declared.epoch, declared.client_id, declared.bounds)
         self.carry(end, end.link.admitted(end.session, end.now(self.time)))
@@ -319,11 +321,9 @@ class Pair:
             return
         seq = session.sent + 1
         message = b'{"type":"hello","n":%d}' % seq
-        if not session.has_room(len(message)):
-            self.seen["full"] += 1
-            return
-        session.appended(seq, message)
-        self.write(end)
+        if session.has_room(len(message)):
+            session.appended(seq, message)
+            self.write(end)
 
     def write(self, end):
         for frame in iter(end.session.next_frame, None):
@@ -460,10 +460,10 @@ def test_a_hundred_pairs_live_for_an_hour_and_nobody_is_convicted_wrongly_or_lat
     assert seen["sleeps"] > 300
     assert seen["long stalls found"] > 300
     assert seen["answers"] > 20_000
-    # Their sessions went on with every connection, were written again, and were full at times.
+    # Their sessions went on from connection to connection, and not all that they told each other came at once.
     assert seen["resumes"] > 300
-    assert seen["handled"] > 2000
-    assert seen["full"] > 0
+    assert seen["handled"] > 5000
+    assert seen["written again"] > 10
     for beats in BEATS:
         assert min(seen["found by server", beats], seen["found by client", beats]) > 10
     assert seen["found by the answers' absence"] > 10

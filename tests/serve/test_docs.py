@@ -26,8 +26,8 @@ PROTOCOL = (DOCS / "protocol.md").read_text()
 CHOICES = (DOCS / "choices.md").read_text()
 
 # What the documents call the clients, the sessions and the store, and the moment of its first ping that they show.
-CLIENT_IDS = ("c-5f3a90c1d2e4b678", "c-91b07de2f3a4c5d6")
-SIDS = ("s-1", "s-2", "s-3")
+CLIENT_IDS = ("c-5f3a90c1d2e4b678", "c-91b07de2f3a4c5d6", "c-0d4e8a17b29c63f5", "c-7a2c14f8e05b9d36")
+SIDS = ("s-1", "s-2", "s-3", "s-4")
 EPOCH = "e-1"
 SPREAD = 0.5
 
@@ -83,7 +83,7 @@ class Talker(WebSocketClientProtocol):
         self.said.append(f"PING {payload.decode()}")
 
     def onCloseFrame(self, code, reason):
-        self.said.append(f"CLOSE {code} {reason.decode()}")
+        self.said.append(f"CLOSE {code} {(reason or b'').decode()}".rstrip())
         super().onCloseFrame(code, reason)
 
 
@@ -138,11 +138,11 @@ class Conversation:
         self.world.advance(0.0)
 
     def pass_time(self, seconds):
-        """Let time pass; what is said comes in the last moment of it, give or take what the ticks take."""
-        grain = 3 * self.tick if seconds > self.tick else 0.0
-        self.world.advance(seconds - grain)
+        """Let time pass; what is said comes in the last moment of it, to the grain of the ticks."""
+        early, late = (3 * self.tick, self.tick) if seconds > self.tick else (0.0, 0.0)
+        self.world.advance(seconds - early)
         self.assert_all_is_heard()
-        self.world.advance(2 * grain)
+        self.world.advance(early + late)
 
     def follow(self, line):
         """What this line of a document tells is so."""

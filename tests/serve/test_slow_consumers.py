@@ -224,7 +224,13 @@ async def test_who_does_not_read_is_closed_4008_and_gets_everything_in_order_whe
         said = [names for names in talkers.statuses.values() if names[-1:] == ["queued"]]
         await until(lambda: sum(names[-1:] == ["queued"] for names in talkers.statuses.values()) == 300, 30)
         talkers.say(700, "reader")
-        await until(lambda: len(reader.messages) == 1700, 30)
+        try:
+            await until(lambda: len(reader.messages) == 1700, 10)
+        except AssertionError:
+            print(len(reader.messages), reader.closed, server.events_of("reader"), server.load, talkers.left, server.program.seen[-30:])
+            import collections
+            print(collections.Counter(tuple(v) for v in talkers.statuses.values()))
+            raise
         during, resident_during = talkers.percentile(), server.resident
         assert_nobody_else_noticed(server, talkers, before, during)
         print("waited for him at most:", server.peak("slow"), "bytes; memory:", resident_before, resident_during)

@@ -5,6 +5,7 @@ The model's server is a double that speaks the bytes of HTTP; the client of HTTP
 
 import json
 import sys
+import zlib
 
 import pytest
 from durable import DurableStore
@@ -19,7 +20,7 @@ from zope.interface import implementer
 
 from heartbeat import edge as edge_module
 from heartbeat.ai import AI, AT_ONCE
-from heartbeat.core.errors import SettingError
+from heartbeat.core.errors import SettingError, StoreError
 from heartbeat.core.settings import Settings
 from heartbeat.factory import HeartbeatServerFactory
 
@@ -581,6 +582,16 @@ FAILURES = {
     ),
     "gone in the middle": (lambda one: one.begin().break_off(), "broke off in the middle"),
     "ended in the middle": (lambda one: one.begin().end(), "ended before it was complete"),
+    "a type that is no text": (
+        lambda one: one.send(b"HTTP/1.1 200 OK\r\nContent-Type: \xe9\r\nContent-Length: 1\r\n\r\nx"),
+        "neither events nor JSON: Content-Type \ufffd",
+    ),
+    "wrong gzip": (
+        lambda one: one.send(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\n\r\ngarbage"
+        ),
+        "ended before it was complete",
+    ),
     "an endless event": (
         lambda one: [one.begin(), *(one.chunk(b"x" * 65_536) for _ in range(17))],
         "sent an event of over 1048576 bytes",
@@ -776,6 +787,58 @@ def test_over_a_slow_store_an_answer_comes_once_and_in_order(serve_ai, start_cli
     world.advance(2)
 
     assert [one.get("delta") for one in client.messages] == ["0", "123456789", None]
+
+
+def test_an_answer_that_the_store_does_not_take_is_aborted(serve_ai, start_client, ask, world, upstream, log):
+    """The store has said why; the mark stays, and the next start ends the question."""
+    store = DurableStore(reactor=world.server, delay=lambda: 0.01)
+    factory = serve_ai(store=store)
+    client = start_client()
+    ask(client, wait=1)
+    (channel,) = factory.heartbeat.sessions.channels.values()
+    store.append = lambda effects: fail(StoreError("the store is full"))
+
+    upstream.last.begin().say("a")
+
+    assert upstream.last.aborted
+    assert factory.ai.count == 0
+    assert channel.session.weight == 0
+    assert list(channel.marks) == ['ai:"q1"']
+    assert [one["why"] for one in log if "is lost" in (one.get("log_format") or "")] == ["the store is full"]
+
+
+def test_a_question_in_a_session_that_has_just_ended_is_not_asked(serve_ai, start_client, world, upstream):
+    factory = serve_ai()
+    client = start_client()
+    client.send({"type": "onaichat", "id": "q1", "text": "why?"})
+    (channel,) = factory.heartbeat.sessions.channels.values()
+    handle = factory.heartbeat.handlers["onaichat"]
+
+    def handle_and_end(protocol, message):
+        handle(protocol, message)
+        channel.end("closed")
+
+    factory.register("onaichat", handle_and_end)
+    world.advance(0.5)
+
+    assert factory.ai.count == 0
+    assert upstream.connections == []
+
+
+def test_a_compressed_stream_is_read_too(serve_ai, start_client, ask, world, upstream):
+    serve_ai()
+    client = start_client()
+    ask(client)
+    squeeze = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\n\r\n"
+
+    upstream.last.send(head + squeeze.compress(event("a")) + squeeze.flush(zlib.Z_SYNC_FLUSH))
+    world.advance(0.1)
+    assert text_of(client.messages) == "a"
+    upstream.last.send(squeeze.compress(event("b") + DONE) + squeeze.flush())
+    world.advance(0.1)
+    assert text_of(client.messages) == "ab"
+    assert client.messages[-1] == done()
 
 
 # Settings.

@@ -191,6 +191,7 @@ LAYERS = (
     ("mixin",),
     ("protocol",),
     ("factory", "web"),
+    ("question",),
     ("client", "chat", "ai"),
     ("service",),
     ("tap", "__main__", "testing", "__init__"),
