@@ -21,7 +21,7 @@ from heartbeat.core.opening import Opening
 from heartbeat.core.presence import Presence
 from heartbeat.core.session import Resume, Session
 from heartbeat.core.settings import Settings
-from heartbeat.sessions import Sessions, session_of
+from heartbeat.sessions import Sessions, session_of, warn
 from heartbeat.store import Contents, Effect, Head, Settle, Store, new_sid, when
 from heartbeat.ticker import Ticker
 
@@ -332,7 +332,7 @@ class ServerSessions(Sessions):
         channel.detached_at = self.now()
         self._detached[channel.session.sid] = channel
         session = channel.session
-        when(self.store.detach(session.sid, session.fence, self._wall()), lambda _: None, _said)
+        when(self.store.detach(session.sid, session.fence, self._wall()), lambda _: None, warn)
 
     def over(self, channel: Channel, error: Unconfirmed) -> None:
         """Owner: a session has ended."""
@@ -464,7 +464,3 @@ def _fired() -> Deferred[None]:
     fired: Deferred[None] = Deferred()
     fired.callback(None)
     return fired
-
-
-def _said(failure: Failure) -> None:
-    _log.warn("{why}", why=failure.getErrorMessage())

@@ -297,6 +297,7 @@ class Channel:
             self.session.release(size)
             self._owner.credit(self, size)
             self._look_for_room()
+            self.pump()
 
     def when_room(self) -> Deferred[None]:
         """Fires when there is room for a message, fails with Unconfirmed (of none) when the session ends."""
@@ -318,7 +319,7 @@ class Channel:
     @property
     def is_written(self) -> bool:
         """Whether somebody is there, and was written all there is."""
-        return self.connection is not None and self.session.is_written and not self._under_way
+        return self.connection is not None and self.session.is_written and not self.session.is_storing
 
     def kept(self, seq: int, effect: Append) -> None:
         """A message for which `admit` took room was committed, under this number."""

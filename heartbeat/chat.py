@@ -91,9 +91,13 @@ class Chat(_Messages):
             except SessionFull:
                 handling.forget()
                 return "full"
-        for edge in plain:
-            edge.write(letter)
-        return "queued" if sessions else "sent" if plain else "unknown"
+        offered = self._offer(plain, letter)
+        return "queued" if sessions else offered
+
+    def _offer(self, plain: Sequence[Edge], letter: bytes) -> str:
+        """Write the letter where nothing is kept; the status of it."""
+        written = [edge.offer(letter) for edge in plain]
+        return "sent" if any(written) else "full" if plain else "unknown"
 
     def _settle(self, receipt: str, confirmed: bool) -> Sequence[Effect]:
         """One of the recipient's connections has handled it, or his last session that kept it has ended."""
@@ -220,7 +224,8 @@ class GroupChat(_Messages):
             if isinstance(place, Channel):
                 self._append(handling, place, group, event)
             else:
-                place.write(event)
+                # Nothing is kept for a page without a session: while it does not read, it misses what is said.
+                place.offer(event)
 
     def _append(self, handling: Handling, channel: Channel, group: _Group, event: bytes) -> None:
         session, away = channel.session, channel.connection is None

@@ -90,7 +90,8 @@ class _Connection(HeartbeatClientProtocol):
         return self.owner._resumes()
 
     def _heartbeat_opened(self, edge: ClientEdge, declared: Declared | None) -> None:
-        if self.owner._connection is self:
+        # A client that is being stopped begins nothing any more.
+        if self.owner._connection is self and self.owner.running:
             self.owner._declared(edge, declared)
 
     def _heartbeat_left(self, edge: ClientEdge) -> None:
@@ -283,7 +284,7 @@ class HeartbeatClient(Service):
         if self._store is None:
             self._connect()
         else:
-            when(self._store.start(), partial(self._load, self._channel), self._no_store)
+            when(self._store.start(), partial(self._begin, self._channel), self._no_store)
 
     def stopService(self) -> Deferred[None]:
         """Close the connection (1000); fires when it is gone, within `close_timeout`."""
@@ -320,6 +321,12 @@ class HeartbeatClient(Service):
 
     # The session.
 
+    def _begin(self, before: Channel, contents: Contents) -> None:
+        # Where it is stopped meanwhile, the file is closed, and not read to its end.
+        self._load(before, contents).addErrback(
+            lambda failure: self._no_store(failure) if self._channel is before else None
+        )
+
     @inlineCallbacks
     def _load(self, before: Channel, contents: Contents) -> Generator[Any, Any, None]:
         """The session of the file, if there is one: to be resumed with the first connection."""
@@ -334,8 +341,9 @@ class HeartbeatClient(Service):
             channel.marks.update(head.marks)
             self._channel, self._window = channel, head.window
             channel.carry_on(before)
+            before = channel
             self._expiry.arm(self._ticker.now() + head.window)
-        if self.running:
+        if self.running and self._channel is before:
             self._connect()
 
     def _no_store(self, failure: Failure) -> None:

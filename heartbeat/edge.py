@@ -211,6 +211,14 @@ class Edge:
         if self.protocol.state == WebSocketProtocol.STATE_OPEN and not self.dead:
             self.protocol.sendMessage(payload)
 
+    def offer(self, payload: bytes) -> bool:
+        """Send a text frame that is kept nowhere; False where it is not sent, as too much waits for the peer already."""
+        self.hold_back()
+        if self._stuck is not None:
+            return False
+        self.write(payload)
+        return True
+
     def room(self) -> float:
         """How many bytes may be written: a replay leaves half of the bound to what else there is to say."""
         return self.shared.settings.outgoing_limit // 2 - (outbox.queued(self.protocol.transport) or 0)

@@ -41,6 +41,9 @@ class _OwnTimers(Heartbeat):
         settings = edge.shared.settings
         patience = settings.handshake_timeout if self.is_server else settings.open_timeout  # type: ignore[attr-defined]  # Autobahn's
         edge.limit(patience, self.onOpenHandshakeTimeout)  # type: ignore[attr-defined]  # Autobahn's
+        # Autobahn 26.10 looks at this before it has copied it from the factory, and lets it be. Under Nagle's algorithm
+        # a ping that follows a message waits for its acknowledgement, which the other end's kernel delays by 40 ms.
+        self.tcpNoDelay = self.factory.tcpNoDelay  # type: ignore[attr-defined]  # Autobahn's
         super().connectionMade()  # type: ignore[misc]  # Autobahn's
 
     def sendCloseFrame(self, *arguments: Any, **keywords: Any) -> None:

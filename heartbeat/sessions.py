@@ -18,7 +18,7 @@ from heartbeat.core.settings import Settings
 from heartbeat.store import Append, Effect, Head, Kept, Mark, MemoryStore, Numbers, Store, when
 from heartbeat.ticker import Alarm, Ticker
 
-__all__ = ["ACK_AFTER", "Sessions", "session_of"]
+__all__ = ["ACK_AFTER", "Sessions", "session_of", "warn"]
 
 #: What was handled is acknowledged after so many seconds, if nothing that goes out has said it before.
 ACK_AFTER = 0.05
@@ -106,14 +106,14 @@ class Sessions:
 
         def begun(_: None) -> None:
             if channel.ended or not wanted():
-                when(self.store.expire(session.sid, session.fence, ()), lambda _: None, _said)
+                when(self.store.expire(session.sid, session.fence, ()), lambda _: None, warn)
                 return
             self.channels[session.sid] = channel
             channel.begin(session)
             then()
 
         head = Head(session.sid, session.epoch, session.client_id, declared.window)
-        when(self.store.open(head), begun, _said)
+        when(self.store.open(head), begun, warn)
 
     def over(self, channel: Channel, error: Unconfirmed) -> None:
         """Owner: a session has ended."""
@@ -154,7 +154,8 @@ class Sessions:
     def commit(self, effects: Sequence[Effect]) -> None:
         """Have effects that belong to no numbered message carried out."""
         if effects:
-            when(self.store.append(effects), lambda numbers: self.apply(effects, numbers))
+            appended = self.store.append(effects)
+            when(appended, lambda numbers: self.apply(effects, numbers), warn)
 
     def suspend(self, reason: str) -> None:
         """This process lets go of all sessions; they go on in their store."""
@@ -164,7 +165,8 @@ class Sessions:
         self.rest()
 
 
-def _said(failure: Failure) -> None:
+def warn(failure: Failure) -> None:
+    """Say what a store could not do: it was stopped, or the session is another's."""
     _log.warn("{why}", why=failure.getErrorMessage())
 
 

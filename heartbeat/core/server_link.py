@@ -138,7 +138,7 @@ class ServerLink(Link):
         )
         effects += self._announce()
         self._beaten(now, False)
-        return (encode(self._declaration(resumed, reason)), *effects, *self._release(now))
+        return (encode(self._declaration(session, resumed, reason)), *effects, *self._release(now))
 
     def named(self, client_id: str, now: float) -> Effects:
         """What `Judge(None)` asked is decided: who the page is that opens no session. Answers what has waited."""
@@ -268,21 +268,24 @@ class ServerLink(Link):
             "clients": self._presence.active,
         }
 
-    def _declaration(self, resumed: bool, reason: str) -> dict[str, Any]:
-        timing, settings, session = self.monitor.timing, self.settings, self.session
-        answer = self._answer() | {"v": VERSION}
-        limits = {"message": settings.message_limit, "ping": settings.ping_limit}
-        if session is not None:
-            answer |= {"sid": session.sid, "epoch": session.epoch, "resumed": resumed}
-            answer |= {"reason": reason} if reason else {}
-            answer |= {"last": session.tell(), "sent": session.sent, "window_ms": milliseconds(settings.window)}
-            limits |= {"kept": session.bounds.messages, "kept_bytes": session.bounds.bytes}
+    def _declaration(self, session: Session, resumed: bool, reason: str) -> dict[str, Any]:
+        timing, settings, bounds = self.monitor.timing, self.settings, session.bounds
+        answer = self._answer() | {"v": VERSION, "sid": session.sid, "epoch": session.epoch, "resumed": resumed}
+        answer |= {"reason": reason} if reason else {}
         return answer | {
+            "last": session.tell(),
+            "sent": session.sent,
+            "window_ms": milliseconds(settings.window),
             "beats": self._beats,
             "watch_ms": milliseconds(timing.watch),
             "timeout_ms": [milliseconds(timing.timeout_min), milliseconds(timing.timeout_max)],
             "probe_ms": milliseconds(timing.probe),
-            "limits": limits,
+            "limits": {
+                "message": settings.message_limit,
+                "ping": settings.ping_limit,
+                "kept": bounds.messages,
+                "kept_bytes": bounds.bytes,
+            },
         }
 
     _ROWS: ClassVar = {

@@ -141,6 +141,11 @@ class Session:
         return self._written >= self.sent
 
     @property
+    def is_storing(self) -> bool:
+        """Whether anything is on its way into the store."""
+        return self._admitted > 0
+
+    @property
     def weight(self) -> int:
         """The bytes of all that is kept, and of what is on its way into the store."""
         return self._bytes()

@@ -107,7 +107,7 @@ def test_an_open_websocket_says_who_we_are_what_we_wish_and_pings_at_once():
 
 
 def test_what_we_wish_follows_the_settings():
-    settings = Settings(beats="both", interval=2.5, client_id="alice", token="secret")  # noqa: S106  # nobody's
+    settings = Settings(beats="both", interval=2.5, client_id="alice", token="secret")  # nobody's
 
     opening, ping = ClientLink(settings, RunningTime(0.2, 0.0), 0.0).open(0.0)
 
@@ -122,8 +122,10 @@ def test_who_comes_back_names_its_session_and_what_it_has_handled_and_sent():
     link = ClientLink(Settings(client_id="alice"), RunningTime(0.2, 0.0), 0.0, resuming=running)
 
     assert link.open(0.0) == (
-        b'{"type":"onopen","v":1,"beats":"client",'
-        b'"session":{"sid":"s-1","epoch":"e-1","last":41,"sent":17,"try":2},"client_id":"alice"}',
+        (
+            b'{"type":"onopen","v":1,"beats":"client",'
+            b'"session":{"sid":"s-1","epoch":"e-1","last":41,"sent":17,"try":2},"client_id":"alice"}'
+        ),
         PING_1,
     )
 
@@ -332,6 +334,7 @@ def test_a_declared_session_is_asked_for_and_told_before_the_link_is_open():
         ({}, Bounds(1000, 1_048_576)),
         ({"kept_limit": 50}, Bounds(50, 1_048_576)),
         ({"kept_bytes": 4096}, Bounds(1000, 4096)),
+        ({"message_limit": 2048}, Bounds(1000, 1_048_576, 2048)),
     ],
 )
 def test_what_is_kept_is_never_more_than_our_own_settings_say(settings, bounds):

@@ -553,11 +553,31 @@ def test_what_waited_behind_a_broken_rule_is_not_looked_at():
     running = session()
     link = server()
     says(link, LEVEL_1)
-    says(link, b'{"type":"hello","seq":1}', b'{"type":"hello","seq":3}', b'{"type":"ping"}', b'{"type":"hello","seq":2}')
+    says(
+        link, b'{"type":"hello","seq":1}', b'{"type":"hello","seq":3}', b'{"type":"ping"}', b'{"type":"hello","seq":2}'
+    )
 
     assert link.admitted(running, 2.0)[2:] == (Run(), Close(4010, "message 3 came after message 1"))
 
     assert numbers(running) == (0, 0, 1, 0, False)
+
+
+def test_an_opening_that_waited_is_judged_in_its_turn_and_what_came_after_it_waits_again():
+    link = ServerLink(
+        Settings(),
+        RunningTime(0.2, 0.0),
+        0.0,
+        presence=Presence(40.0, 75.0),
+        client_id="c-1",
+        plain="judge",
+    )
+    says(link, b'{"type":"ping","id":1}', LEVEL_1, b'{"type":"ping","id":2}')
+
+    *_, judge = link.named("c-1", 2.0)
+    assert (type(judge), link.is_judging) == (Judge, True)
+
+    assert link.admitted(session(), 2.0)[-1] == b'{"type":"ping","id":2,"status":"pong","clients":1,"ack":0}'
+    assert not link.is_judging
 
 
 def test_bytes_and_a_sleep_are_noted_while_an_opening_is_judged():
@@ -712,14 +732,23 @@ def test_a_broken_rule_closes_the_connection_and_nothing_more_is_looked_at(make,
     assert (running.confirmed, running.received) == (confirmed, received)
 
 
-def test_more_at_once_than_the_session_keeps_closes_1008():
+def test_more_at_once_than_twice_what_a_session_keeps_closes_1008():
     running = session(messages=4)
     link = server_in(running)
 
-    (*_, close) = says(link, *(b'{"type":"hello","seq":%d}' % seq for seq in range(1, 6)))
+    (*_, close) = says(link, *(b'{"type":"hello","seq":%d}' % seq for seq in range(1, 10)))
 
     assert close == Close(1008, "more messages at once than limits.kept and limits.kept_bytes allow")
-    assert numbers(running) == (0, 0, 4, 0, False)
+    assert numbers(running) == (0, 0, 8, 0, False)
+
+
+def test_a_client_takes_all_that_its_server_sends():
+    running = session(messages=4)
+    link = client_in(running)
+
+    assert says(link, *(b'{"type":"hello","seq":%d}' % seq for seq in range(1, 10))) == (Run(),) * 9
+
+    assert numbers(running) == (0, 0, 9, 0, False)
 
 
 def test_a_message_without_a_number_is_delivered_beside_the_session():

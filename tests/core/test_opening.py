@@ -6,7 +6,7 @@ from heartbeat.core.errors import PeerError
 from heartbeat.core.opening import Declared, Opening, declared, opening
 from heartbeat.core.session import Bounds, Resume
 
-OWN = Bounds(1000, 1_048_576)
+OWN = Bounds(1000, 1_048_576, 4096)
 
 RESUME = {"sid": "s-1", "epoch": "e-1", "last": 41, "sent": 17, "try": 2}
 
@@ -37,7 +37,7 @@ def test_an_opening_may_ask_for_nothing_but_the_level():
 
 
 def test_an_opening_may_ask_for_everything():
-    wish = asks(v=7, beats="both", interval_ms=2500, client_id="alice", token="secret", session=RESUME)  # noqa: S106  # nobody's
+    wish = asks(v=7, beats="both", interval_ms=2500, client_id="alice", token="secret", session=RESUME)  # nobody's
 
     assert wish == Opening("both", 2.5, "alice", "secret", Resume("s-1", "e-1", last=41, sent=17, attempt=2))
 
@@ -159,7 +159,12 @@ def test_a_declaration_that_says_the_least_is_of_a_new_session():
 
 def test_a_declaration_may_say_everything():
     session = declares(
-        resumed=True, reason="expired", last=3, sent=4, window_ms=1500, limits={"kept": 10, "kept_bytes": 5000}
+        resumed=True,
+        reason="expired",
+        last=3,
+        sent=4,
+        window_ms=1500,
+        limits={"kept": 10, "kept_bytes": 5000, "message": 2048},
     )
 
     assert session == Declared(
@@ -171,7 +176,7 @@ def test_a_declaration_may_say_everything():
         last=3,
         sent=4,
         window=1.5,
-        bounds=Bounds(10, 5000),
+        bounds=Bounds(10, 5000, 2048),
     )
 
 
@@ -188,13 +193,14 @@ def test_a_reason_that_is_no_word_is_unknown(reason):
 @pytest.mark.parametrize(
     ("limits", "bounds"),
     [
-        (None, (1000, 1_048_576)),
-        ("many", (1000, 1_048_576)),
-        ({}, (1000, 1_048_576)),
-        ({"kept": 7}, (7, 1_048_576)),
-        ({"kept_bytes": 4096}, (1000, 4096)),
-        ({"kept": 10**400, "kept_bytes": 2**60}, (1000, 1_048_576)),
-        ({"kept": 1, "kept_bytes": 1}, (1, 1)),
+        (None, OWN),
+        ("many", OWN),
+        ({}, OWN),
+        ({"kept": 7}, (7, 1_048_576, 4096)),
+        ({"kept_bytes": 8192}, (1000, 8192, 4096)),
+        ({"message": 2048}, (1000, 1_048_576, 2048)),
+        ({"kept": 10**400, "kept_bytes": 2**60, "message": 2**40}, OWN),
+        ({"kept": 1, "kept_bytes": 1, "message": 1}, (1, 1, 1)),
     ],
 )
 def test_the_bounds_are_the_servers_and_never_more_than_ours(limits, bounds):
@@ -229,6 +235,7 @@ def test_a_session_without_names_is_none_that_can_be_declared(members):
         ({"window_ms": 1.5}, "window_ms must be a whole number from 1"),
         ({"limits": {"kept": 0}}, "kept must be a whole number from 1"),
         ({"limits": {"kept_bytes": "1048576"}}, "kept_bytes must be a whole number from 1"),
+        ({"limits": {"message": 0}}, "message must be a whole number from 1"),
     ],
 )
 def test_a_number_that_is_none_cannot_be_declared(members, sentence):

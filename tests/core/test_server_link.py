@@ -268,7 +268,7 @@ def test_an_opening_is_judged_by_all_that_it_asks_for():
 
     assert says(
         link,
-        level_1(beats="both", interval_ms=2500, client_id="alice", token="secret", session=resume),  # noqa: S106  # nobody's
+        level_1(beats="both", interval_ms=2500, client_id="alice", token="secret", session=resume),  # nobody's
         1.0,
     ) == (Judge(Opening("both", 2.5, "alice", "secret", Resume("s-1", "e-1", 41, 17, 2))),)
 
@@ -526,7 +526,9 @@ def test_whoever_has_gone_is_neither_admitted_nor_named_nor_refused():
 # Pages that open no session
 
 
-@pytest.mark.parametrize("payload", [PING, LEVEL_0, b"hello", b"[]", b'{"type":"onchat"}', b'{"type":"onopen","v":null}'])
+@pytest.mark.parametrize(
+    "payload", [PING, LEVEL_0, b"hello", b"[]", b'{"type":"onchat"}', b'{"type":"onopen","v":null}']
+)
 def test_where_pages_without_a_session_are_refused_their_first_word_is_their_last(payload):
     link = server(plain="refuse")
     sentence = "clients without a session are not served here (setting level0)"

@@ -249,30 +249,8 @@ class Pair:
 
     def carry(self, end, effects):
         for effect in effects:
-            kind = type(effect)
-            assert kind is not Close, f"{self}: {effect}"
-            if kind is bytes:
-                self.send(end, TEXT, effect)
-            elif kind is PingFrame:
-                self.send(end, PING, effect.payload)
-            elif kind is Turn:
-                self.later(0.0, self.confirm, end, self.connection)
-            elif kind is Abort:
-                self.convicted(end)
-            elif kind is Answered:
-                self.seen["answers"] += 1
-                if self.seen["answers"] % 4 == 0:
-                    self.say(end)
-            elif kind is Judge:
-                self.judge(end, effect.opening)
-            elif kind is Opened:
-                self.take_up(end, effect.declared)
-            elif kind is Run:
-                self.handle(end)
-            elif kind is Confirmed:
-                assert end.session.confirmed == effect.upto <= end.peer.session.handled
-            elif kind is Report and effect.status.event == "suspect":
-                self.suspected(end)
+            if type(effect) in CARRIED:
+                CARRIED[type(effect)](self, end, effect)
         if end.over:
             return
         # An earlier timer stands: it will look and be set anew. None is ever early, whatever the rounding.
@@ -280,6 +258,12 @@ class Pair:
         if at < end.timer_at:
             end.timer_at = at
             self.at(at, self.look, end, self.connection, at)
+
+    def answered(self, end):
+        """A ping was answered; with some answers an end has something to say."""
+        self.seen["answers"] += 1
+        if self.seen["answers"] % 4 == 0:
+            self.say(end)
 
     # Their session.
 
@@ -381,8 +365,18 @@ class Pair:
 
     # The promises.
 
-    def suspected(self, end):
+    def confirmed(self, end, upto):
+        """What an end is told was handled was handled."""
+        assert end.session.confirmed == upto <= end.peer.session.handled, f"{self}: {upto} was not handled"
+
+    def closed(self, end, effect):
+        """Nobody breaks a rule."""
+        raise AssertionError(f"{self}: the {end.name} closes: {effect}")
+
+    def reported(self, end, event):
         """An end suspects its peer: the network or the peer did stand still, or nobody pings, or it just woke."""
+        if event != "suspect":
+            return
         self.seen["suspicions"] += 1
         shortest = self.settings.timeout_min - 2 * LATENCY
         since = self.time - self.settings.timing().pinging_bound - end.stall
@@ -417,6 +411,21 @@ class Pair:
 
     def __str__(self):
         return f"seed {self.seed} at {self.time:.3f} s, {self.settings.beats}, {self.settings.timing()}"
+
+
+CARRIED = {
+    bytes: lambda pair, end, payload: pair.send(end, TEXT, payload),
+    PingFrame: lambda pair, end, effect: pair.send(end, PING, effect.payload),
+    Turn: lambda pair, end, effect: pair.later(0.0, pair.confirm, end, pair.connection),
+    Abort: lambda pair, end, effect: pair.convicted(end),
+    Answered: lambda pair, end, effect: pair.answered(end),
+    Judge: lambda pair, end, effect: pair.judge(end, effect.opening),
+    Opened: lambda pair, end, effect: pair.take_up(end, effect.declared),
+    Run: lambda pair, end, effect: pair.handle(end),
+    Confirmed: lambda pair, end, effect: pair.confirmed(end, effect.upto),
+    Close: Pair.closed,
+    Report: lambda pair, end, effect: pair.reported(end, effect.status.event),
+}
 
 
 def random_settings(chance):

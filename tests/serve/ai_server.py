@@ -12,6 +12,7 @@ Prints where it listens, `asked` for each question, and `gone` when who asked ha
 
 import asyncio
 import json
+from contextlib import suppress
 
 HEAD = "HTTP/1.1 {}\r\nContent-Type: {}\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -23,6 +24,12 @@ def event(text="", **choice):
 async def say(writer, data):
     writer.write(b"%x\r\n%b\r\n" % (len(data), data))
     await writer.drain()
+
+
+async def hung_up(reader):
+    """Wait until the other end has hung up, however rudely."""
+    with suppress(ConnectionError):
+        await reader.read()
 
 
 async def count(reader, writer, most):
@@ -38,7 +45,7 @@ async def count(reader, writer, most):
 
 async def stall(reader, writer):
     await say(writer, event("thinking"))
-    await reader.read()
+    await hung_up(reader)
     print("gone", flush=True)
 
 
@@ -49,7 +56,7 @@ async def break_off(reader, writer):
 
 async def garbage(reader, writer):
     await say(writer, event("thinking") + b"data: \x00\xff{]\r\n\r\n")
-    await reader.read()
+    await hung_up(reader)
 
 
 STREAMED = {"count": count, "stall": stall, "break": break_off, "garbage": garbage}

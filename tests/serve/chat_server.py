@@ -3,8 +3,8 @@
     chat_server.py '{"kept_limit": 100}'      settings as JSON
 
 Prints where it listens, its links' changes as JSON, and ten times a second a `load`: for each client the most bytes
-that have waited in this process for it to read, `peaks`, and what all sessions keep, `kept`. The kernel gets
-little to buffer, so that what is not read stays with this process.
+that have waited in this process for it to read since the last time. The kernel gets little to buffer, so that
+what is not read stays with this process.
 """
 
 import json
@@ -23,6 +23,11 @@ PEAKS = {}
 
 def tell(**event):
     print(json.dumps(event), flush=True)
+
+
+def tell_load():
+    tell(event="load", peaks=PEAKS)
+    PEAKS.clear()
 
 
 class Told(HeartbeatServerProtocol):
@@ -48,8 +53,7 @@ def main():
         "tcp:0:interface=127.0.0.1", settings, factory=factory, messages=["chat", "group"], reactor=reactor
     )
     service.startService()
-    load = LoopingCall(lambda: tell(event="load", peaks=PEAKS, kept=factory.heartbeat.sessions.kept_bytes))
-    load.start(0.1)
+    LoopingCall(tell_load).start(0.1)
     reactor.run()
 
 

@@ -1,4 +1,4 @@
-"""Questions to a model over real sockets: the server asks a process that speaks the streaming format, and misbehaves."""
+"""Questions to a model over real sockets, in a process that speaks the streaming format, and misbehaves."""
 
 import sys
 from pathlib import Path
@@ -9,6 +9,7 @@ from processes import LOOPBACK, Program, free_port
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.threads import deferToThread
 
 from heartbeat import HeartbeatClient, HeartbeatServerFactory, Settings
 from heartbeat.ai import AI
@@ -93,7 +94,7 @@ async def test_an_answer_is_streamed_and_goes_on_through_a_reconnect(model, serv
     client.heard.clear()
     client.send({"type": "onaichat", "id": "q", "text": "count 3000"})
     await client.until(lambda heard: len(heard) >= 3)
-    client.connection.transport.abortConnection()
+    client._connection.transport.abortConnection()
     heard = await client.until(lambda heard: heard[-1].get("status") == "done")
     assert client.status.event != "unreachable"
     assert "".join(one["delta"] for one in heard[:-1]) == text
@@ -104,7 +105,7 @@ async def test_whatever_a_models_server_does_a_question_ends_in_a_sentence(model
     _, client = await server(model.model_url, silence=0.3)
 
     assert await client.answer("stall") == ("thinking", "the model said nothing for 0.3 s")
-    model.line_with("gone", SOON)
+    await deferToThread(model.line_with, "gone", SOON)
     assert await client.answer("break") == ("thinking", "the model's answer broke off in the middle")
     sentence = "the model's server sent what is not an object in JSON"
     assert await client.answer("garbage") == ("thinking", sentence)
@@ -134,5 +135,4 @@ async def test_who_leaves_for_good_has_his_answer_aborted(model, server):
 
     await client.stopService()
 
-    # Blocking is fine here: the abort is under way.
-    model.line_with("gone", SOON)
+    await deferToThread(model.line_with, "gone", SOON)

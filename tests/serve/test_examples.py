@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from certificates import Certificates
 from plain_client import MESSAGES
-from processes import BIN, LOOPBACK, Program, client
+from processes import BIN, LOOPBACK, Program, client, free_port
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PLAIN_CLIENT = Path(__file__).parent / "plain_client.py"
@@ -132,6 +132,44 @@ def test_the_server_beside_other_services_of_an_application(tmp_path):
 def test_the_server_beside_other_services_over_tls(tmp_path, certificates):
     with application("application.tac", certificates.listen, tmp_path) as (_server, url):
         assert_three_beats(beats(url, "--cacert", certificates.authority))
+
+
+# Sessions and messages of its own.
+
+
+def test_an_order_reaches_the_kitchen_once_although_everybody_is_killed_in_between(tmp_path):
+    port = free_port()
+    url = f"ws://127.0.0.1:{port}/ws"
+
+    def bakery(*arguments):
+        return Program([sys.executable, EXAMPLES / "sessions.py", *arguments], cwd=tmp_path)
+
+    with bakery("serve", port) as server:
+        server.line_with("listening on ", SOON)
+        with bakery("order", url, "a bun") as customer:
+            customer.line_with("refused: the kitchen is closed", SOON)
+            assert customer.wait(SOON) == 0
+        with bakery("kitchen", url) as kitchen:
+            kitchen.line_with("open", SOON)
+            with bakery("order", url, "one loaf") as customer:
+                customer.line_with("accepted: one loaf", SOON)
+                assert customer.wait(SOON) == 0
+            kitchen.line_with("cooking one loaf for alice", SOON)
+            kitchen.kill()
+        with bakery("order", url, "two loaves") as customer:
+            customer.line_with("accepted: two loaves", SOON)
+            assert customer.wait(SOON) == 0
+        server.kill()
+    with bakery("serve", port) as server:
+        server.line_with("listening on ", SOON)
+        with bakery("kitchen", url) as kitchen:
+            kitchen.line_with("cooking two loaves for alice", SOON)
+            assert_ends_quietly(kitchen)
+            # What it was killed with may come again; what it never saw comes once.
+            assert kitchen.seen.count("cooking two loaves for alice") == 1
+        with client(url) as stranger:
+            assert "4401: this token is not known" in stranger.event("closed", SOON)["detail"]
+        assert_ends_quietly(server)
 
 
 # Mounted in a site.

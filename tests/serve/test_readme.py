@@ -50,7 +50,7 @@ def test_the_two_commands_that_set_up_are_there():
 
 
 def test_a_server_and_a_client_are_run_as_it_says_and_say_what_it_shows(tmp_path):
-    start, call, *shown = block("console", "twistd -n").splitlines()
+    start, call, *shown = block("console", "--count 3").splitlines()
     start = shlex.split(start.removeprefix("$ ").replace("tcp:9000:interface=127.0.0.1", LOOPBACK))
     with Program([BIN / start[0], *start[1:]], cwd=tmp_path) as server:
         url = server.url()
@@ -58,6 +58,21 @@ def test_a_server_and_a_client_are_run_as_it_says_and_say_what_it_shows(tmp_path
         with Program([BIN / call[0], *call[1:]]) as run:
             assert run.wait(SOON) == 0
             assert [shape(line) for line in run.rest()] == [shape(line) for line in shown]
+
+
+def test_messages_and_sessions_are_had_as_it_says(tmp_path):
+    """In the order in which it shows them; the letter waits for bob while he is away."""
+    start, *calls = block("console", "--store").removeprefix("$ ").split("\n$ ")
+    start = [*shlex.split(start), "--listen", LOOPBACK]
+    with Program([BIN / start[0], *start[1:]], cwd=tmp_path) as server:
+        url = server.url()
+        for call in calls:
+            command, *shown = call.splitlines()
+            command = shlex.split(command.replace("ws://127.0.0.1:9000/ws", url))
+            with Program([BIN / command[0], *command[1:]], cwd=tmp_path) as run:
+                assert run.wait(SOON) == 0
+                assert [line for line in run.rest() if line.startswith("message")] == shown
+    assert (tmp_path / "sessions.db").exists()
 
 
 def test_the_application_runs_under_twistd_and_tells_who_is_here(tmp_path):
@@ -87,6 +102,26 @@ def test_the_client_tells_of_the_link_and_of_each_answer(tmp_path):
             server.kill()
             run.line_with("closed lost: ", SOON)
             run.line_with("reconnecting ", SOON)
+
+
+def test_a_message_of_ones_own_is_handled_and_answered_for_whoever_may_come_in(tmp_path):
+    """And who comes without the word is told so."""
+    shop = written("shop.tac", tmp_path, ("tcp:9000:interface=127.0.0.1", LOOPBACK))
+    with Program([BIN / "twistd", "--pidfile=", "-ny", shop], cwd=tmp_path) as server:
+        url = server.url()
+        order = written("order.py", tmp_path, ("ws://127.0.0.1:9000/ws", url))
+        with Program([sys.executable, order], cwd=tmp_path) as run:
+            assert {run.line(SOON), run.line(SOON)} == {"accepted 7", "handled"}
+        with client(url) as run:
+            assert "4401: this token is not known" in run.event("closed", SOON)["detail"]
+            assert run.wait(SOON) == 2
+
+
+def test_the_promise_is_told_in_the_words_of_the_settings():
+    """The numbers in what is not promised are the defaults."""
+    (told,) = re.findall(r"`window` \((\d+) s\) and the bounds \((\d+) messages, (\d+) MiB\)", README)
+    settings = Settings()
+    assert [float(number) for number in told] == [settings.window, settings.kept_limit, settings.kept_bytes / 2**20]
 
 
 def test_the_bounds_in_the_table_are_those_of_the_defaults():

@@ -46,7 +46,8 @@ class Intended(Exception):
 class Message:
     """What the ledger knows of one message.
 
-    `state`: `waiting` for its Deferred; `draft`, a reply that may yet be taken back; `kept` on the sender's disk, or
+    `state`: `waiting` for its Deferred; `draft`, a reply that may yet be taken back; `spare`, one that may never have been
+    sent; `kept` on the sender's disk, or
     in its session without a Deferred; `confirmed`; `lost` and named as such; `full`, never taken; `forgotten`, went with
     its process before anybody had it; `gone` with a process that kept no sessions: handled or not, nobody can know.
     """
@@ -115,6 +116,10 @@ class Client(HeartbeatClient):
     def sessionLost(self, error):
         self.ordeal.session_lost(self.ordeal.client_end, error)
 
+    def _load(self, before, contents):
+        # What was sent before its file was read goes out in the session that was found there.
+        return super()._load(before, contents).addCallback(lambda _: self.ordeal.moved(before, self._channel))
+
 
 class ServerFactory(HeartbeatServerFactory):
     """The server under test."""
@@ -157,7 +162,8 @@ class Ordeal:
         """It must hold; the seed and the end of the story are told where it does not, however deep we are."""
         if not holds:
             tail = "\n  ".join(map(repr, self.story[-15:]))
-            self.problem = AssertionError(f"seed {self.seed!r}: {what}\n  {tail}")
+            said = " ".join(map(str, what))
+            self.problem = AssertionError(f"seed {self.seed!r}: {said}\n  {tail}")
             raise self.problem
 
     # The processes.
@@ -257,8 +263,8 @@ class Ordeal:
         for message in self.messages.values():
             if message.end is not end and message.finished and message.state != "confirmed":
                 sid = message.channel.session.sid if message.channel is not None else message.sid
-                if message.seq > handled.get(sid, 0):
-                    self.claim(end.keeping != "instant" or sid not in handled, "handled, and not noted", message.number)
+                if message.seq > handled.get(sid, message.seq):
+                    self.claim(end.keeping != "instant", "handled, and not noted", message.number)
                     message.finished = False
 
     def other(self, end):
@@ -300,6 +306,12 @@ class Ordeal:
             lambda _: self.confirmed(key, message), lambda failure: self.failed(key, message, failure)
         )
 
+    def moved(self, before, channel):
+        """What was sent in one channel goes out in another."""
+        for message in self.client_end.open.values():
+            if message.channel is before:
+                message.channel = channel
+
     def confirmed(self, key, message):
         """A Deferred fired."""
         self.claim(message.state == "waiting", "confirmed, and was", message.state, key)
@@ -333,7 +345,7 @@ class Ordeal:
         must, may = [], set()
         for key, message in end.open.items():
             if message.is_of(channel):
-                if message.state == "draft":
+                if message.state in ("draft", "spare"):
                     may.add(key)
                 elif message.state != "kept" or message.seq is None or message.seq > channel.session.confirmed:
                     must.append(key)
@@ -360,7 +372,7 @@ class Ordeal:
             self.claim(numbers == sorted(numbers), "named out of order", numbers)
         for key in {*must, *may}:
             message = end.open.pop(key)
-            self.claim(message.state in ("waiting", "kept", "draft"), "named, and was", message.state, key)
+            self.claim(message.state in ("waiting", "kept", "draft", "spare"), "named, and was", message.state, key)
             message.state = "lost"
             end.named[key] = message
 
@@ -384,7 +396,7 @@ class Ordeal:
             self.last_assigned[sid, end.name, message.reply] = message.number
             self.deliveries += 1
         self.claim(message.seq == seq, key, "had number", message.seq, "and now", seq)
-        if message.state == "draft":
+        if message.state in ("draft", "spare"):
             message.state = "kept"
         if body["type"] == "error":
             message.finished = True
@@ -398,8 +410,12 @@ class Ordeal:
         if hops:
             for _ in range(mood["replies"]):
                 reply = self._new(end, handling.sender, reply=True, state="draft")
+                try:
+                    handling.reply(self.body(reply.number, hops - 1))
+                except SessionFull:
+                    self._forget(end, [reply])
+                    break
                 replies.append(reply)
-                handling.reply(self.body(reply.number, hops - 1))
             for _ in range(mood["sends"]):
                 self.send_by(end, channel, protocol.send, hops - 1)
         fails = chance.random() < mood["fail"]
@@ -429,7 +445,10 @@ class Ordeal:
         if fails:
             self._forget(end, replies)
             if not ended:
-                self._new(end, handling.sender, reply=True, state=self._after(end), key=("error", key))
+                # A client at twice its bound says no more than it must.
+                spare = end is self.client_end and not handling.sender.session.has_room_beyond(400)
+                state = "spare" if spare else self._after(end)
+                self._new(end, handling.sender, reply=True, state=state, key=("error", key))
             self.intended += 1
             raise Intended
         if ended:
@@ -534,7 +553,7 @@ class Ordeal:
                 if message.state == "kept" and mine and message.finished and message.seq <= mine[0].session.confirmed:
                     message.state = "confirmed"
                     del end.open[key]
-                elif message.state == "draft" and not mine:
+                elif message.state == "spare" or (message.state == "draft" and not mine):
                     del end.open[key]
                 else:
                     left.append((end.name, key, message.state, message.seq, bool(mine)))
@@ -568,15 +587,41 @@ EVENTS = {
 }
 
 
-def live(ordeal, deliveries):
-    """A whole life by chance, until so many messages were delivered."""
-    chance, events = ordeal.chance, {name: weight for name, weight in EVENTS.items()}
-    names, weights = list(events), list(events.values())
+def live(seed, deliveries, **options):
+    """A whole life by chance, until so many messages were delivered; returns the ordeal that it was."""
+    ordeal = Ordeal(seed, **options)
+    chance, names, weights = ordeal.chance, list(EVENTS), list(EVENTS.values())
     ends = ordeal.client_end, ordeal.server_end
     while ordeal.deliveries < deliveries:
-        HAPPENS[chance.choices(names, weights)[0]](ordeal, chance, chance.choice(ends))
+        _HAPPENS[chance.choices(names, weights)[0]](ordeal, chance, chance.choice(ends))
         ordeal.advance(chance.choice((0.0, 0.01, 0.05, 0.3, 1.0)) * chance.random())
     ordeal.finish()
+    return ordeal
+
+
+def crowd(seed, **options):
+    """A life at the bounds: small ones, both ends send up to them, and so do their handlers. No more than that happens.
+
+    Ends when all is handled; an ordeal in which that does not come says so.
+    """
+    chance = random.Random(seed)
+    ordeal = Ordeal(
+        seed,
+        kept_limit=chance.choice((4, 8, 16)),
+        kept_bytes=chance.choice((4096, 65_536)),
+        commit=chance.choice((0.02, 0.3)),
+        **options,
+    )
+    ordeal.mood = {
+        "slow": chance.choice((0.0, 0.05, 0.5, 1.0)),
+        "fail": chance.choice((0.0, 0.1)),
+        "replies": chance.choice((0, 1, 3)),
+        "sends": chance.choice((0, 1, 3)),
+    }
+    for _ in range(chance.choice((1, 5, 20))):
+        for end in (ordeal.client_end, ordeal.server_end):
+            ordeal.send(end, 30, hops=chance.choice((1, 2, 4)))
+        ordeal.advance(chance.choice((0.01, 0.1, 1.0)))
     return ordeal
 
 
@@ -605,10 +650,10 @@ def _cut_after(ordeal, chance, end):
     ordeal.send(ordeal.server_end, 10)
     ordeal.advance(0.1)
     if chance.random() < 0.7:
-        ordeal.drop() if not ordeal.world.is_cut else ordeal.heal()
+        ordeal.heal() if ordeal.world.is_cut else ordeal.drop()
 
 
-HAPPENS = {
+_HAPPENS = {
     "burst": _burst,
     "wait": _wait,
     "mood": _mood,

@@ -170,6 +170,54 @@ def test_a_page_without_a_session_is_written_to_and_nothing_more_is_known(serve_
     assert factory.heartbeat.plain == {}
 
 
+@pytest.fixture
+def waits(world, monkeypatch):
+    """The bytes that wait for the connection made first, in a list of one."""
+    waits = [0]
+
+    def queued(transport):
+        return waits[0] if transport is world.connections[0][0] else 0
+
+    monkeypatch.setattr("heartbeat.outbox.queued", queued)
+    return waits
+
+
+def test_a_page_without_a_session_for_which_too_much_waits_has_no_room(serve_chat, person, connect, world, waits):
+    """Nothing is kept for it, so nobody may have our memory filled by writing to it; when it has read, it has room."""
+    serve_chat(outgoing_limit=100_000)
+    page = connect().open()
+    page.say({"type": "onopen"})
+    name = page.messages[0]["client_id"]
+    alice = person("alice")
+
+    waits[0] = 100_000
+    alice.chat("m1", name)
+    waits[0] = 100_001
+    alice.chat("m2", name)
+    waits[0] = 50_001
+    alice.chat("m3", name)
+    waits[0] = 50_000
+    world.advance(0.5)
+    alice.chat("m4", name)
+
+    assert [alice.statuses(one) for one in ("m1", "m2", "m3", "m4")] == [["sent"], ["full"], ["full"], ["sent"]]
+    assert [one["id"] for one in page.messages[1:]] == ["m1", "m4"]
+
+
+def test_a_page_that_says_nothing_and_takes_nothing_is_closed_4008(serve_chat, person, connect, world, waits):
+    """It need not say anything to be found out: it is looked at when somebody writes to it."""
+    serve_chat(outgoing_limit=100_000)
+    page = connect().open()
+    page.say({"type": "onopen"})
+    waits[0] = 100_001
+    person("alice").chat("m1", page.messages[0]["client_id"])
+    world.advance(5.5)
+    assert page.closed_with is None
+    world.advance(2.0)
+
+    assert page.closed_with == 4008
+
+
 def test_a_page_without_a_session_can_send_and_is_told_on_its_connection(serve_chat, person, connect):
     serve_chat()
     bob = person("bob")
@@ -484,6 +532,18 @@ def test_pages_without_a_session_are_members_as_long_as_they_are_connected(serve
 
     assert [(one["action"], one["members"]) for one in page.messages] == [("join", 2), ("say", 2)]
     assert [event[0] for event in events(alice)] == ["join", "join", "say", "leave"]
+
+
+def test_a_page_that_does_not_read_misses_what_is_said_in_its_groups(serve_chat, person, connect, waits):
+    serve_chat(outgoing_limit=100_000)
+    page, alice = connect().open(), person("alice")
+    page.say({"type": "ongroupchat", "group": "room", "action": "join"})
+    alice.group("join")
+    waits[0] = 100_001
+    alice.group("say", text="hi")
+
+    assert [one["action"] for one in page.messages] == ["join", "join"]
+    assert events(alice)[-1][0] == "say"
 
 
 def test_when_the_last_member_has_gone_nothing_of_the_group_is_left(serve_chat, person):

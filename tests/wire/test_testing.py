@@ -250,6 +250,60 @@ def test_old_connections_stay_dead(world, pair):
     server.transport.abortConnection()
 
 
+def test_a_network_is_cut_after_so_many_bytes_in_the_middle_of_a_write(world, pair):
+    server, client = pair()
+    world.cut(after=5)
+    client.transport.write(b"one")
+    world.advance(0.5)
+    server.transport.write(b"two")
+    world.advance(0.1)
+    assert not world.is_cut
+    client.transport.write(b"three")
+    world.advance(5)
+
+    assert world.is_cut
+    assert server.notes[1:] == [(3, b"one")]
+    assert client.notes[1:] == [(3.5, b"tw")]
+    assert server.transport.written + client.transport.written == b"twoonethree"
+
+
+def test_bytes_towards_one_machine_are_counted_where_it_is_named(world, pair):
+    server, client = pair()
+    world.cut(after=3, towards=world.client)
+    client.transport.write(b"as much as it likes")
+    server.transport.write(b"one")
+    server.transport.write(b"two")
+    world.advance(5)
+
+    assert server.notes[1:] == [(3, b"as much as it likes")]
+    assert client.notes[1:] == [(3, b"one")]
+    assert world.is_cut
+
+
+def test_what_is_answered_to_the_last_byte_is_lost(world, pair):
+    server, client = pair()
+    server.dataReceived = lambda data: server.transport.write(b"answer")
+    world.cut(after=3)
+    client.transport.write(b"one")
+    world.advance(5)
+
+    assert server.transport.written == b"answer"
+    assert len(client.notes) == 1
+
+
+@pytest.mark.parametrize("mend", ["heal", "cut"])
+def test_a_cut_to_come_is_forgotten_when_the_network_heals_or_is_cut_before(world, pair, mend):
+    server, client = pair()
+    world.cut(after=3)
+    getattr(world, mend)()
+    client.transport.write(b"twelve bytes")
+    world.advance(5)
+
+    assert world.is_cut is (mend == "cut")
+    assert server.notes[1:] == ([] if mend == "cut" else [(3, b"twelve bytes")])
+    world.heal()
+
+
 # Machines.
 
 
@@ -340,6 +394,93 @@ def test_either_machine_may_stall_or_sleep(world):
     world.advance(10)
 
     assert (world.client.seconds(), world.server.seconds()) == (10, 3)
+
+
+# Processes that are killed.
+
+
+@pytest.mark.parametrize("which", ["server", "client"])
+def test_a_process_that_is_killed_hears_of_nothing_and_the_other_end_is_reset(world, pair, which):
+    server, client = pair()
+    dead, alive = (server, client) if which == "server" else (client, server)
+    before = getattr(world, which)
+    before.callLater(3, dead.note, "timer")
+    alive.transport.write(b"never read")
+    world.crash(before)
+    dead.transport.write(b"never sent")
+    world.advance(5)
+
+    assert dead.notes == [(2, "made")]
+    assert alive.notes[1:] == [(3, "lost", ConnectionLost)]
+    assert getattr(world, which) is not before
+    assert getattr(world, which).seconds() == world.now
+    assert world.delayed_calls == []
+
+
+def test_over_a_cut_network_nobody_hears_of_a_kill(world, pair):
+    _, client = pair()
+    world.cut()
+    world.crash()
+    world.advance(3600)
+
+    assert client.notes == [(2, "made")]
+
+
+def test_where_the_server_was_killed_nobody_listens_until_one_does_again(world, pair, connect):
+    pair()
+    world.crash()
+    _, refused = connect()
+    world.advance(3)
+    assert refused == [(4, ConnectError)]
+
+    server, client = pair()
+    client.transport.write(b"hello")
+    world.advance(1)
+    assert server.notes[1:] == [(8, b"hello")]
+    assert server.transport._machine is world.server
+
+
+def test_what_a_killed_client_was_connecting_to_comes_to_nothing(world, pair, connect):
+    pair()
+    made = len(world.connections)
+    _, under_way = connect()
+    world.advance(1)
+    world.cut()
+    _, hanging = connect()
+    world.advance(2)
+    world.crash(world.client)
+    world.heal()
+    world.advance(5)
+
+    assert under_way == hanging == []
+    assert len(world.connections) == made
+
+
+def test_a_kill_ends_a_stall_and_a_cut_to_come_stays_one(world, pair):
+    _, client = pair()
+    world.stall(3600)
+    world.cut(after=2, towards=world.server)
+    world.crash()
+    world.advance(1)
+    assert client.notes[1:] == [(3, "lost", ConnectionLost)]
+
+    server, client = pair()
+    client.transport.write(b"hello")
+    world.advance(2)
+    assert server.notes[1:] == [(6, b"he")]
+
+
+def test_a_process_may_be_killed_by_what_happens_in_it():
+    world, order = World(), []
+    world.server.deliver(1.0, lambda: (order.append("bytes"), world.crash()))
+    world.server.deliver(1.0, lambda: order.append("more bytes"))
+    world.client.callLater(1.0, lambda: (order.append("timer"), world.crash(world.client)))
+    world.client.callLater(1.0, lambda: order.append("another timer"))
+
+    world.advance(5)
+
+    assert sorted(order) == ["bytes", "timer"]
+    assert world.delayed_calls == []
 
 
 # The end.
