@@ -161,7 +161,7 @@ class ServerSessions(Sessions):
         """Let go of all sessions, which stay in the store, and close that."""
         for channel in self.channels.values():
             self._presence.release(channel.session.client_id)
-        self.suspend("the server stopped")
+        self.suspend("stopped")
         for table in (
             self._by_client,
             self._detached,

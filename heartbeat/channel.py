@@ -383,7 +383,8 @@ class Channel:
         payload, deferred = self._under_way.popleft()
         self._under_way = self._under_way or None
         self.release(len(payload))
-        deferred.errback(Unconfirmed((decode_object(payload),), str(failure.getErrorMessage())))
+        _log.warn("a message was not stored: {why}", why=failure.getErrorMessage())
+        deferred.errback(Unconfirmed((decode_object(payload),), "store"))
         self.run()
 
     def _keep(self, seq: int, payload: bytes, receipt: str | None, deferred: QuietDeferred | None) -> None:

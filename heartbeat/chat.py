@@ -215,7 +215,8 @@ class GroupChat(_Messages):
 
     def _event(self, group: _Group, client_id: str | None, message: dict[str, Any]) -> bytes:
         event = {"type": "ongroupchat", "group": group.name, "action": message["action"], "from": client_id}
-        event |= {name: message[name] for name in ("id", "text") if name in message}
+        told = ("id", "text") if message["action"] == "say" else ("id",)
+        event |= {name: message[name] for name in told if name in message}
         return self._encode(event | {"members": group.members}, message)
 
     def _tell(self, handling: Handling, places: Iterable[Place], group: _Group, event: bytes) -> None:

@@ -1,6 +1,6 @@
 """The client's end of a connection: opens, beats as the server declares, and takes a plain server as it is.
 
-Never sends an `error`: what a server says wrongly is told to our own log.
+Never answers what a server says wrongly: that is told to our own log.
 """
 
 from __future__ import annotations
@@ -104,8 +104,12 @@ class ClientLink(Link):
             "sent": session.sent,
             "try": session.attempt,
         }
-        if settings.client_id is not None:
-            wish["client_id"] = settings.client_id
+        name = settings.client_id
+        if session is not None and (name is None or session.client_id.startswith("c-")):
+            # It was given that id, perhaps because the one it claimed was not honoured; it is whose the session is.
+            name = session.client_id
+        if name is not None:
+            wish["client_id"] = name
         if settings.token is not None:
             wish["token"] = settings.token
         return wish

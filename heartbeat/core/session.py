@@ -232,7 +232,7 @@ class Session:
         waiting = seq - self.handled
         most = 2 * self.bounds.bytes + MEMBERS * waiting + 65_536
         if not trusted and (waiting > 2 * self.bounds.messages or self._queued_bytes + size > most):
-            raise Violation(CloseCode.POLICY, "more messages at once than limits.kept and limits.kept_bytes allow")
+            raise Violation(CloseCode.POLICY, "more than twice what limits.kept and limits.kept_bytes allow at once")
         self.received = seq
         if self._queue is None:
             self._queue = deque()

@@ -738,7 +738,7 @@ def test_more_at_once_than_twice_what_a_session_keeps_closes_1008():
 
     (*_, close) = says(link, *(b'{"type":"hello","seq":%d}' % seq for seq in range(1, 10)))
 
-    assert close == Close(1008, "more messages at once than limits.kept and limits.kept_bytes allow")
+    assert close == Close(1008, "more than twice what limits.kept and limits.kept_bytes allow at once")
     assert numbers(running) == (0, 0, 8, 0, False)
 
 

@@ -362,7 +362,7 @@ def test_more_messages_than_twice_the_bound_before_one_is_handled_break_the_rule
 
     detail = breaks(1008, end.take, 9, {"type": "hello"}, 16)
 
-    assert detail == "more messages at once than limits.kept and limits.kept_bytes allow"
+    assert detail == "more than twice what limits.kept and limits.kept_bytes allow at once"
     assert incoming(end) == (8, 0, False, False)
     handle(end, 1)
     assert end.take(9, {"type": "hello"}, 16)

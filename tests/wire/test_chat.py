@@ -399,6 +399,24 @@ def test_another_tab_of_a_member_is_a_member_too_and_no_news(serve_chat, person)
     assert factory.groups.members("room") == 1
 
 
+def test_text_is_passed_on_when_it_is_said_and_not_with_a_join_or_a_leave(serve_chat, person):
+    """Else a join could be too long to be told, and be one all the same."""
+    factory = serve_chat(message_limit=1024)
+    alice, bob = person("alice"), person("bob")
+    alice.group("join")
+    bob.group("join", text="x" * 900)
+    bob.group("say", text="x" * 930)
+    bob.group("leave", text="x" * 900)
+
+    assert [event[:3] for event in events(alice)] == [
+        ("join", "alice", None),
+        ("join", "bob", None),
+        ("leave", "bob", None),
+    ]
+    assert [one["code"] for one in bob.heard if "code" in one] == ["too-big"]
+    assert factory.groups.members("room") == 1
+
+
 def test_to_join_again_is_answered_and_changes_nothing(serve_chat, person):
     serve_chat()
     alice, bob = person("alice"), person("bob")

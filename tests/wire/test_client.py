@@ -800,6 +800,20 @@ def test_a_message_while_not_open_goes_out_when_the_link_is(serve, make_client, 
     assert (taken, sent) == ([0, 1, 2], [None] * 3)
 
 
+def test_a_client_whose_claim_is_not_honoured_comes_back_as_whom_it_was_given(serve, start_client, world):
+    world.client_host = "192.0.2.7"
+    serve()
+    client = start_client(client_id="alice")
+    name = client.status.client_id
+    assert name.startswith("c-")
+    sid = client._channel.session.sid
+    world.drop()
+    world.advance(3)
+
+    assert client.status.client_id == name
+    assert client._channel.session.sid == sid
+
+
 def test_what_waits_for_a_server_that_is_unreachable_fails_and_so_does_what_is_sent_then(make_client, world):
     world.refuses = True
     client, failed = make_client(attempts=1), []
