@@ -215,9 +215,12 @@ class _Script:
             self._print({"event": "message", "message": message}, f"message: {json.dumps(message)}")
 
     def _session_lost(self, error: Any) -> None:
-        if self._client.running:
-            event = {"event": "session-lost", "reason": error.reason, "messages": list(error.messages)}
-            self._print(event, f"the session was lost: {error}", "31")
+        # Of what this run has sent it is told by `_not_handled`; the rest is of a run before, with the same file.
+        before = [message for message in error.messages if message not in self._messages]
+        if self._client.running and before:
+            event = {"event": "session-lost", "reason": error.reason, "messages": before}
+            words = ", ".join(map(json.dumps, before))
+            self._print(event, f"the session was lost ({error.reason}); never confirmed: {words}", "31")
 
     # The end.
 

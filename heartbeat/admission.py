@@ -10,15 +10,17 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
+from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from heartbeat.auth import Authenticator, Credentials, checked_identity
 from heartbeat.channel import Channel, Connection
+from heartbeat.core.accounts import ALL, Accounts
 from heartbeat.core.errors import CloseCode, SessionFull, StoreError, Unauthorized, Unconfirmed
 from heartbeat.core.opening import Opening
 from heartbeat.core.presence import Presence
+from heartbeat.core.receipts import Receipts
 from heartbeat.core.session import Resume, Session
 from heartbeat.core.settings import Settings
 from heartbeat.sessions import Sessions, session_of, warn
@@ -31,8 +33,6 @@ _log = Logger()
 
 # What a session costs us besides its messages, in the account of all sessions.
 _OVERHEAD = 1024
-# One identity or address has this part of the room of all.
-_SHARE = 16
 # So many ended sessions are remembered with the reason, for those who ask for one of them.
 _REMEMBERED = 10_000
 
@@ -116,17 +116,15 @@ class ServerSessions(Sessions):
         self._detached: dict[str, Channel] = {}
         self._full: dict[Channel, float] = {}
         self._gone: dict[str, str] = {}
-        # How many copies of a message with a receipt are kept, and how many receipts each sender waits for.
-        self._copies: dict[str, int] = {}
-        self._awaited: dict[str, int] = {}
-        self._accounts: dict[str, int] = {}
+        self.receipts = Receipts()
+        self._accounts = Accounts(settings.sessions_bytes)
 
     # Its life.
 
     def start(self) -> Deferred[None]:
         """Open the store; every session in it has a fresh window from now. Fails with StoreError."""
         if self.epoch:
-            return _fired()
+            return succeed(None)
         ready: Deferred[None] = Deferred()
         if self._starting is None:
             self._starting = [ready]
@@ -168,8 +166,7 @@ class ServerSessions(Sessions):
             self._full,
             self._gone,
             self._accounts,
-            self._copies,
-            self._awaited,
+            self.receipts,
         ):
             table.clear()
         self.epoch = ""
@@ -189,7 +186,7 @@ class ServerSessions(Sessions):
     @property
     def kept_bytes(self) -> int:
         """What all sessions keep, with what they cost themselves."""
-        return self._accounts.get("", 0)
+        return self._accounts.on(ALL)
 
     # Openings.
 
@@ -346,7 +343,7 @@ class ServerSessions(Sessions):
         del mine[sid]
         if not mine:
             del self._by_client[client_id]
-        self._book(channel, -_OVERHEAD - channel.session.weight)
+        self._accounts.book(channel.accounts, -_OVERHEAD - channel.session.weight)
         self._presence.release(client_id)
         self._gone[sid] = channel.ended if channel.ended != "closed" else "unknown"
         if len(self._gone) > _REMEMBERED:
@@ -379,43 +376,23 @@ class ServerSessions(Sessions):
         """Owner: so many bytes more are kept."""
         if not beyond:
             self._make_room(channel.accounts, size, channel)
-        self._book(channel, size)
+        self._accounts.book(channel.accounts, size)
 
     def credit(self, channel: Channel, size: int) -> None:
         """Owner: so many bytes less."""
-        self._book(channel, -size)
+        self._accounts.book(channel.accounts, -size)
 
     def settled(self, receipt: str, *, confirmed: bool) -> Sequence[Effect]:
         """Owner: what follows from the fate of a message with a receipt: the first copy confirmed, or the last lost."""
-        copies = self._copies.get(receipt)
-        if copies is None:
+        copies = self.receipts.settled(receipt, confirmed=confirmed)
+        if not copies:
             return ()
-        if not confirmed and copies > 1:
-            self._copies[receipt] = copies - 1
-            return ()
-        del self._copies[receipt]
-        self._await(receipt, -1)
         follows = () if self.settle is None else self.settle(receipt, confirmed)
         return (Settle(receipt), *follows) if copies > 1 else follows
 
     def noted(self, receipt: str) -> None:
         """Owner: a message with a receipt is kept."""
-        copies = self._copies.get(receipt, 0)
-        self._copies[receipt] = copies + 1
-        if not copies:
-            self._await(receipt, 1)
-
-    def awaited(self, sender: str) -> int:
-        """How many receipts are yet to be settled that begin with `sender` and a slash."""
-        return self._awaited.get(sender, 0)
-
-    def _await(self, receipt: str, count: int) -> None:
-        sender = receipt.partition("/")[0]
-        left = self._awaited.get(sender, 0) + count
-        if left:
-            self._awaited[sender] = left
-        else:
-            del self._awaited[sender]
+        self.receipts.noted(receipt)
 
     def _add(self, channel: Channel, accounts: tuple[str, ...]) -> None:
         session = channel.session
@@ -423,44 +400,31 @@ class ServerSessions(Sessions):
         self.channels[session.sid] = channel
         self._by_client.setdefault(session.client_id, {})[session.sid] = channel
         self._presence.keep(session.client_id)
-        self._book(channel, _OVERHEAD)
-
-    def _book(self, channel: Channel, size: int) -> None:
-        for account in ("", *channel.accounts):
-            left = self._accounts.get(account, 0) + size
-            if left:
-                self._accounts[account] = left
-            else:
-                self._accounts.pop(account, None)
+        self._accounts.book(channel.accounts, _OVERHEAD)
 
     def _make_room(self, accounts: Sequence[str], size: int, but: Channel | None) -> None:
         """Have room for `size` bytes more on these accounts: end what was left alone longest, the offender's own first.
 
         Raises SessionFull when that does not do.
         """
-        most = self.settings.sessions_bytes
-        for account in accounts:
-            self._make_room_on(account, most // _SHARE, size, but)
-        while self._accounts.get("", 0) + size > most:
-            mine = (one for one in self._detached.values() if set(one.accounts) & set(accounts) and one is not but)
-            anybody = (one for one in self._detached.values() if one is not but)
-            victim = next(mine, None) or next(anybody, None)
-            if victim is None:
-                raise SessionFull(f"all sessions together keep {most} bytes at most (setting sessions_bytes)")
-            victim.end("full")
-
-    def _make_room_on(self, account: str, most: int, size: int, but: Channel | None) -> None:
-        while self._accounts.get(account, 0) + size > most:
-            mine = (one for one in self._detached.values() if account in one.accounts and one is not but)
-            victim = next(mine, None)
+        while (account := self._accounts.overdrawn(accounts, size)) is not None:
+            victim = self._left_alone(accounts if account == ALL else (account,), but)
+            if victim is None and account == ALL:
+                victim = self._left_alone(None, but)
             if victim is None:
                 raise SessionFull(
-                    f"one identity or address keeps {most} bytes at most, a sixteenth of the setting sessions_bytes"
+                    f"all sessions together keep {self._accounts.most} bytes at most, one identity or address a"
+                    " sixteenth of that (setting sessions_bytes)"
                 )
             victim.end("full")
 
-
-def _fired() -> Deferred[None]:
-    fired: Deferred[None] = Deferred()
-    fired.callback(None)
-    return fired
+    def _left_alone(self, accounts: Sequence[str] | None, but: Channel | None) -> Channel | None:
+        """The session that was left alone longest, of those on these accounts."""
+        return next(
+            (
+                one
+                for one in self._detached.values()
+                if one is not but and (accounts is None or not set(accounts).isdisjoint(one.accounts))
+            ),
+            None,
+        )

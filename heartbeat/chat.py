@@ -80,7 +80,7 @@ class Chat(_Messages):
         sessions, plain = self._sessions.of(to), self._plain(to)
         if sessions:
             sender = handling.sid or "~" + (handling.client_id or "").encode().hex()
-            if self._sessions.awaited(sender) * 2 >= self._sessions.bounds.messages:
+            if self._sessions.receipts.awaited(sender) * 2 >= self._sessions.bounds.messages:
                 # Each of them is to be told about one day, and needs room for that.
                 return "full"
             self._count += 1

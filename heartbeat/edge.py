@@ -212,7 +212,7 @@ class Edge:
             self.protocol.sendMessage(payload)
 
     def offer(self, payload: bytes) -> bool:
-        """Send a text frame that is kept nowhere; False where it is not sent, as too much waits for the peer already."""
+        """Send a text frame that is kept nowhere; False where too much waits for the peer already."""
         self.hold_back()
         if self._stuck is not None:
             return False

@@ -312,7 +312,7 @@ class World:
                 end._machine.callLater(0, end._lost, ConnectionLost())
 
     def crash(self, machine: Machine | None = None) -> None:
-        """End what runs on a machine (the server) as by `kill -9`: its timers, its sockets, and what it had yet to read.
+        """End what runs on a machine (the server) as `kill -9` does: timers, sockets, and what was yet to be read.
 
         Nothing that ran there hears of anything again. The other machine's sockets are reset, unless the network
         is cut. What comes next has a new reactor, `server` or `client`; where it was the server, nobody listens

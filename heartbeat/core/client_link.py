@@ -101,7 +101,7 @@ class ClientLink(Link):
             "sid": session.sid,
             "epoch": session.epoch,
             "last": session.tell(),
-            "sent": session.sent,
+            "sent": session.given_away,
             "try": session.attempt,
         }
         name = settings.client_id

@@ -64,6 +64,7 @@ class Session:
         "_kept",
         "_queue",
         "_queued_bytes",
+        "_reached",
         "_running",
         "_stumbled_at",
         "_told",
@@ -113,6 +114,8 @@ class Session:
         self._admitted = self._admitted_bytes = 0
         # The highest written on the present connection.
         self._written = confirmed
+        # The highest that was ever written, in this process or before it.
+        self._reached = sent
         # After a crash what was received and not handled comes again.
         self.received = self.handled = handled
         self._queue: deque[Arrived] | None = None
@@ -139,6 +142,15 @@ class Session:
     def is_written(self) -> bool:
         """Whether all that is committed was written on the present connection."""
         return self._written >= self.sent
+
+    @property
+    def given_away(self) -> int:
+        """The highest number that the other end may have seen.
+
+        What is kept above it was never written. Whoever comes back with an older copy of his session, and has sent
+        more in it meanwhile, has given away less than the other end has received: so the gap is found.
+        """
+        return self._reached
 
     @property
     def is_storing(self) -> bool:
@@ -194,6 +206,7 @@ class Session:
             return None
         payload = self._kept[self._written - self.confirmed]
         self._written += 1
+        self._reached = max(self._reached, self._written)
         return b'%b,"seq":%d,"ack":%d}' % (payload[:-1], self._written, self.tell())
 
     def confirm(self, upto: int) -> int:

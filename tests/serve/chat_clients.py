@@ -52,6 +52,7 @@ class Ledger:
     def summary(self):
         finals = {name: self.final(name) for name in self.sent}
         arrived = {(recipient, name) for recipient, names in self.received.items() for name in names}
+        meant = {(recipient, name) for name, (_, recipient) in self.sent.items()}
         return {
             "sent": len(self.sent),
             "handled": len(self.handled),
@@ -65,9 +66,7 @@ class Ledger:
             "doubles": sum(len(names) - len(set(names)) for names in self.received.values()),
             "misordered": self.misordered(),
             "missing": sorted(name for name in self.handled if (self.sent[name][1], name) not in arrived)[:20],
-            "strangers": sorted(
-                name for recipient, name in arrived if self.sent.get(name, ("", ""))[1] != recipient
-            )[:20],
+            "strangers": sorted(arrived - meant)[:20],
             "opened": dict(self.opened),
             "resumed": sum(self.opened.values()) - len(self.opened),
             "not_resumed": self.other_sessions,

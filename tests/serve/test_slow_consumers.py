@@ -1,4 +1,4 @@
-"""One client that does not read, and one that never acknowledges: what is kept for them is bounded, and nobody else notices.
+"""One client that does not read, and one that never acknowledges: both are bounded, and nobody else notices.
 
 Each beside ten clients that chat and beat all the while, on a real server with narrow bounds.
 """
@@ -213,7 +213,7 @@ def assert_nobody_else_noticed(server, talkers, before, during):
 
 
 async def reading(server, talkers):
-    """Before: one who reads and acknowledges is chatted with. He, the 99th percentile meanwhile, and the memory after."""
+    """One who reads and acknowledges is chatted with. He, the 99th percentile meanwhile, and the memory after."""
     reader = await raw(server, "reader")
     reader.every(0.1, lambda: b'{"type":"ping","ack":%d}' % len(reader.messages))
     await chats_read(talkers, reader, 1000)
@@ -316,7 +316,7 @@ async def test_a_page_without_a_session_that_does_not_read_is_written_no_more_th
     with Server(outgoing_limit=OUTGOING) as server:
         talkers = Talkers(server)
         await talkers.open()
-        reader, before, resident_before = await reading(server, talkers)
+        reader, before, _ = await reading(server, talkers)
         page = await raw(server, "page", level=0)
         name = page.answer["client_id"]
         page.transport.pauseProducing()

@@ -1,4 +1,4 @@
-"""A store that outlives a process, in virtual time: what is committed stays, what is under way goes with the process."""
+"""A store that outlives its process, in virtual time: what is committed stays, what is under way goes with it."""
 
 from collections import deque
 

@@ -3,6 +3,7 @@
 Everything happens in virtual time, and all chance comes from one `random.Random(seed)`: the same seed is the same life.
 """
 
+import copy
 import json
 import random
 from dataclasses import dataclass, field
@@ -46,10 +47,10 @@ class Intended(Exception):
 class Message:
     """What the ledger knows of one message.
 
-    `state`: `waiting` for its Deferred; `draft`, a reply that may yet be taken back; `spare`, one that may never have been
-    sent; `kept` on the sender's disk, or
-    in its session without a Deferred; `confirmed`; `lost` and named as such; `full`, never taken; `forgotten`, went with
-    its process before anybody had it; `gone` with a process that kept no sessions: handled or not, nobody can know.
+    `state`: `waiting` for its Deferred; `draft`, a reply that may yet be taken back; `spare`, one that may never have
+    been sent; `kept` on the sender's disk, or in its session without a Deferred; `confirmed`; `lost` and named as such;
+    `full`, never taken; `forgotten`, went with its process before anybody had it; `gone` with a process that kept no
+    sessions: handled or not, nobody can know.
     """
 
     number: int
@@ -148,6 +149,10 @@ class Ordeal:
         self.mood = {"slow": 0.0, "fail": 0.0, "replies": 0, "sends": 0}
         #: The session that is ending, and the messages that must be named.
         self.ending = None
+        #: A copy of the client's file, if one was made.
+        self.backup = None
+        #: Sessions that such a copy has brought back.
+        self.doubtful = set()
         self.problem = None
         self.client = self.factory = None
         self.story = []
@@ -214,42 +219,70 @@ class Ordeal:
 
     def crash(self, end):
         """The process of this end is killed, and the next one begins."""
+        if self.runs_on_a_copy(end):
+            return
         self.note("crash", end.name)
         self.world.crash(self.world.client if end is self.client_end else self.world.server)
         if end.store is not None:
             end.store.crash()
         self._reconcile(end)
-        if end is self.client_end:
-            self.start_client()
-        else:
-            self.start_server()
+        self.start_client() if end is self.client_end else self.start_server()
+
+    def back_up(self):
+        """Somebody copies the client's file."""
+        if self.client_end.lasts and not self.runs_on_a_copy(self.client_end):
+            self.note("back up")
+            self.backup = copy.deepcopy(self.client_end.disk)
+
+    def restore(self):
+        """The client is killed, and the next one begins with an older copy of its file."""
+        end = self.client_end
+        if self.backup is None or self.runs_on_a_copy(end):
+            return
+        self.note("restore")
+        self.world.crash(self.world.client)
+        end.store.crash()
+        end.disk, self.backup = self.backup, None
+        self._reconcile(end, restored=True)
+        self.start_client()
+
+    def runs_on_a_copy(self, end):
+        """Whether this end's session comes from an older copy of its file.
+
+        Then its process goes on: what it kept and never wrote would count as written in the next one, and
+        take the place of what the server had from the file that is gone. This is the one thing that is not promised.
+        """
+        handled, _ = end.committed()
+        return end is self.client_end and bool(self.doubtful & handled.keys())
 
     def restart(self, end):
         """The process of this end stops as it should, and the next one begins."""
-        self.note("restart", end.name)
-        if end is self.client_end:
-            stopped = []
-            self.client.stopService().addCallback(stopped.append)
-            self.advance(3.0)
-            self.claim(stopped == [None] or self.world.client.stalled_until > self.world.now - 3, "never stopped")
-            while not stopped:
-                self.advance(3.0)
-            self._reconcile(end)
-            self.start_client()
+        if self.runs_on_a_copy(end):
             return
-        self.world.refuses = True
-        self.factory.heartbeat.close_all(CloseCode.RESTART, "restart")
-        self.advance(1.5)
+        self.note("restart", end.name)
         stopped = []
-        self.factory.heartbeat.sessions.stop().addCallback(stopped.append)
-        self.factory.doStop()
+        if end is self.client_end:
+            self.client.stopService().addCallback(stopped.append)
+        else:
+            self.world.refuses = True
+            self.factory.heartbeat.close_all(CloseCode.RESTART, "restart")
+            self.advance(1.5)
+            self.factory.heartbeat.sessions.stop().addCallback(stopped.append)
+            self.factory.doStop()
+        awake = max(self.world.now, self.world.client.stalled_until, self.world.server.stalled_until)
         while not stopped:
-            self.advance(1.0)
+            self.claim(self.world.now <= awake + 5, "never stopped")
+            self.advance(0.5)
+        # And with that the process ends.
+        self.world.crash(self.world.client if end is self.client_end else self.world.server)
         self._reconcile(end)
-        self.start_server()
+        self.start_client() if end is self.client_end else self.start_server()
 
-    def _reconcile(self, end):
-        """A process is gone: the disk says what became of its messages, and what it has handled for good."""
+    def _reconcile(self, end, *, restored=False):
+        """A process is gone: the disk says what became of its messages, and what it has handled for good.
+
+        Where the disk is an older one, nobody can know what became of those that are not on it.
+        """
         handled, kept = end.committed()
         for key, message in [*end.open.items(), *end.named.items()]:
             message.leave_process()
@@ -259,11 +292,19 @@ class Ordeal:
             elif message.state != "lost":
                 del end.open[key]
                 settled = "confirmed" if message.finished else "forgotten"
-                message.state = settled if end.lasts else "gone"
+                message.state = settled if end.lasts and not restored else "gone"
+        for key in kept.keys() - end.open.keys():
+            # Confirmed since the copy was made; the server will say so again.
+            end.open[key] = message = self.messages[key]
+            message.leave_process()
+            message.state = "kept"
+        if restored:
+            # What former processes have said that they handled may still be on its way.
+            self.doubtful |= handled.keys()
         for message in self.messages.values():
             if message.end is not end and message.finished and message.state != "confirmed":
                 sid = message.channel.session.sid if message.channel is not None else message.sid
-                if message.seq > handled.get(sid, message.seq):
+                if sid not in self.doubtful and message.seq > handled.get(sid, message.seq):
                     self.claim(end.keeping != "instant", "handled, and not noted", message.number)
                     message.finished = False
 
@@ -583,6 +624,8 @@ EVENTS = {
     "unnoticed": 6,
     "crash": 2,
     "restart": 1,
+    "back up": 4,
+    "restore": 3,
     "absence": 0.3,
 }
 
@@ -664,5 +707,7 @@ _HAPPENS = {
     "unnoticed": lambda ordeal, chance, end: ordeal.lose_unnoticed(end),
     "crash": lambda ordeal, chance, end: ordeal.crash(end),
     "restart": lambda ordeal, chance, end: ordeal.restart(end),
+    "back up": lambda ordeal, chance, end: ordeal.back_up(),
+    "restore": lambda ordeal, chance, end: ordeal.restore(),
     "absence": lambda ordeal, chance, end: (ordeal.cut(), ordeal.advance(45.0)),
 }

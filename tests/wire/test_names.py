@@ -42,7 +42,7 @@ INTERCEPTED = {
 }
 
 #: What we set of theirs.
-SET = {"data", "state", "host"}
+SET = {"data", "state", "host", "tcpNoDelay"}
 
 THEIRS = (WebSocketServerProtocol, WebSocketClientProtocol, WebSocketServerFactory, WebSocketClientFactory)
 

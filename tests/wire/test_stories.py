@@ -1,4 +1,4 @@
-"""Stories of sessions, one a test: how a client comes back, what becomes of copies and thieves, and how a session ends."""
+"""Stories of sessions, one a test: how a client comes back, what becomes of copies and thieves, how a session ends."""
 
 import copy
 from functools import partial
@@ -52,7 +52,9 @@ class Tab(HeartbeatClient):
     def note(self, *ns):
         """Send notes; those that are confirmed, and those that fail, are told apart by whoever looks."""
         for n in ns:
-            self.send({"type": "note", "n": n}).addErrback(lambda failure, n=n: self.failed.append((n, failure.value.reason)))
+            self.send({"type": "note", "n": n}).addErrback(
+                lambda failure, n=n: self.failed.append((n, failure.value.reason))
+            )
 
     @property
     def sid(self):
@@ -177,9 +179,7 @@ def test_a_session_is_resumed_ten_times_in_a_row(server, tab, world):
     assert channel.session.attempt == 10
 
 
-def test_who_comes_back_before_the_loss_is_noticed_takes_over_and_nobody_sees_a_leave(
-    server, tab, unnoticed, world
-):
+def test_who_comes_back_before_the_loss_is_noticed_takes_over_and_nobody_sees_a_leave(server, tab, unnoticed, world):
     factory, client = server(), tab()
     old = world.connections[-1][0].protocol
     client.note(1)
@@ -349,6 +349,25 @@ def test_a_file_older_than_what_it_had_sent_is_a_gap_and_what_it_holds_is_named(
     assert sentences == ["a session of alice has ended: 1 message(s) were never confirmed: gap"]
     finish.callback(None)
     world.advance(31)
+
+
+def test_an_old_file_is_a_gap_even_where_more_was_sent_in_it_than_the_server_had_received(server, tab, world):
+    """Its numbers would fit by then, and what has them in the other file would be taken for what has them in this."""
+    factory, store = server(), MemoryStore()
+    client = tab(store)
+    old = copy.deepcopy(store)
+    client.note(1, 2)
+    world.advance(0.2)
+    world.crash(world.client)
+    world.cut()
+
+    restored = tab(old)
+    restored.note(3, 4, 5)
+    world.heal()
+    world.advance(15)
+
+    assert restored.lost == [("gap", [3, 4, 5])]
+    assert factory.notes == [1, 2]
 
 
 def test_a_server_restarted_with_an_empty_store_ends_it_by_its_epoch(server, tab, world):
