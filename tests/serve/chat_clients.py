@@ -94,7 +94,7 @@ class Chatter:
         self.ledger = ledger
         self.chance = random.Random(seed)
         self.number = 0
-        settings = Settings(client_id=name, delays=(0.1,), attempts=100_000)
+        settings = Settings(client_id=name, delays=(0.05,), attempts=100_000)
         self.client = HeartbeatClient(url, settings=settings, reactor=reactor)
         self.client.register("onchat", self.chat_arrived)
         self.client.linkChanged = self.link_changed

@@ -20,7 +20,8 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from ordeal import KEEPING, Intended, Ordeal, crowd, live
+from lives import crowd, live
+from ordeal import KEEPING, Intended, Ordeal
 from twisted.internet.defer import Deferred
 
 #: How many messages are delivered in all, and how many in one life.
@@ -31,7 +32,7 @@ A_LIFE = 2500
 PAIRS = [(client, server) for client in KEEPING for server in KEEPING]
 
 
-def lives(client, server, deliveries, first=0):
+def live_on(client, server, deliveries, first=0):
     """Lives of this pair, until so many messages were delivered; returns how many that were."""
     delivered, number = 0, first
     while delivered < deliveries:
@@ -50,13 +51,13 @@ def quietly(failures):
 
 @pytest.mark.parametrize(("client", "server"), PAIRS)
 def test_nothing_is_lost_nothing_comes_twice_and_all_comes_in_order(client, server, quietly):
-    assert lives(client, server, DELIVERIES // len(PAIRS)) >= DELIVERIES // len(PAIRS)
+    assert live_on(client, server, DELIVERIES // len(PAIRS)) >= DELIVERIES // len(PAIRS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("client", "server"), PAIRS)
 def test_nor_in_five_times_as_many_lives(client, server, quietly):
-    assert lives(client, server, 5 * DELIVERIES // len(PAIRS), first=1_000_000)
+    assert live_on(client, server, 5 * DELIVERIES // len(PAIRS), first=1_000_000)
 
 
 @pytest.mark.parametrize("seed", os.environ.get("HEARTBEAT_SEED", "disk-disk-29").split())
@@ -181,9 +182,9 @@ def comes_to_rest(life):
 
 @pytest.mark.parametrize(("client", "server"), PAIRS)
 def test_two_full_ends_whose_handlers_send_come_to_rest(client, server, quietly):
-    lives = [crowd(f"{client}-{server}-{number}", client=client, server=server) for number in range(8)]
+    crowds = [crowd(f"{client}-{server}-{number}", client=client, server=server) for number in range(8)]
 
-    assert sum(map(comes_to_rest, lives)) > 200
+    assert sum(map(comes_to_rest, crowds)) > 200
 
 
 @given(
@@ -264,13 +265,13 @@ def test_what_is_sent_before_the_file_is_read_goes_out_in_the_session_that_it_ho
 
 
 def test_a_connection_that_breaks_before_its_session_is_on_the_disk_leaves_what_waits_to_the_next(ordeal):
-    life = ordeal(commit=2.0)
+    life = ordeal("disk", "memory", commit=6.0)
     life.send(life.client_end, 3)
     while not life.factory.heartbeat.sessions.channels:
         life.advance(0.01)
     life.advance(0.02)
     life.drop()
-    life.advance(30)
+    life.advance(60)
 
     assert life.client_end.reasons == []
     assert [message.state for message in life.messages.values()] == ["confirmed"] * 3
