@@ -292,12 +292,10 @@ def who(ended: list[int]) -> str:
 def rates(count: int) -> None:
     """Messages a second, numbered and handled against volatile, in the same run."""
     print(
-        f"\nMessages of {SIZE} bytes of one client, volatile and numbered in turn, {ROUNDS} times, medians; numbered: until"
+        f"\nMessages of {SIZE} bytes of one client, volatile and numbered in turn, {ROUNDS} times, medians; numbered:"
     )
-    print(
-        f"the client knows that the server has handled them, {UNDER_WAY} under way. What one session's handler has done is"
-    )
-    print(f"one commit, for which the next one waits; an fsync takes {fsync() * 1000:.2f} ms here.\n")
+    print(f"until the client knows that the server has handled them, {UNDER_WAY} under way. What one session's handler")
+    print(f"has done is one commit, for which the next one waits; an fsync takes {fsync() * 1000:.2f} ms here.\n")
     print("| sessions kept in | messages | volatile | numbered | ratio |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for store, messages in (("memory", count), ("sqlite", count // 5)):

@@ -8,14 +8,13 @@ open connection and starts again with each. What was sent belongs to the session
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Generator, Iterable
-from functools import partial
+from collections.abc import Callable, Iterable
 from math import inf
 from os import PathLike
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import UserError
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
@@ -36,11 +35,11 @@ from heartbeat.ends import ClientEdge
 from heartbeat.factory import HeartbeatClientFactory
 from heartbeat.handling import Handling, encode_message
 from heartbeat.handshake import request_headers
+from heartbeat.own_session import OwnSession
 from heartbeat.protocol import HeartbeatClientProtocol
 from heartbeat.quiet import QuietDeferred
-from heartbeat.sessions import session_of
 from heartbeat.sqlite import SqliteStore
-from heartbeat.store import Contents, Store, when
+from heartbeat.store import Store
 from heartbeat.ticker import Alarm
 from heartbeat.tls import endpoint_of
 
@@ -87,18 +86,18 @@ class _Connection(HeartbeatClientProtocol):
             self.owner.handling = before
 
     def _heartbeat_resumes(self, edge: Edge) -> Session | None:
-        return self.owner._resumes()
+        return self.owner._session.resumes()
 
     def _heartbeat_opened(self, edge: ClientEdge, declared: Declared | None) -> None:
         # A client that is being stopped begins nothing any more.
         if self.owner._connection is self and self.owner.running:
-            self.owner._declared(edge, declared)
+            self.owner._session.declared(edge, declared)
 
     def _heartbeat_left(self, edge: ClientEdge) -> None:
         """The session is the client's, which sees to it."""
 
     def _heartbeat_broken(self, edge: ClientEdge) -> None:
-        self.owner._broken(edge)
+        self.owner._session.broken(edge)
 
     def _heartbeat_drained(self, shortest: float, longest: float) -> None:
         self.owner._drained(self, shortest, longest)
@@ -151,10 +150,9 @@ class HeartbeatClient(Service):
         #: While a handler is called: the message that it handles.
         self.handling: Handling | None = None
         self._ticker = self._factory.heartbeat.ticker
-        self._sessions = self._factory.heartbeat.sessions
-        self._sessions.ended.append(self._session_ended)
-        self._channel = self._sessions.provisional()
-        self._window = 0.0
+        sessions = self._factory.heartbeat.sessions
+        sessions.ended.append(self._session_ended)
+        self._session = OwnSession(sessions, self._ticker, self._store)
         self._endpoint = endpoint or endpoint_of(self._factory, tls)
         self._chance = chance
         self._backoff = Backoff(self.settings.delays, self.settings.attempts)
@@ -164,7 +162,6 @@ class HeartbeatClient(Service):
         self._opening = Alarm(self._ticker, self._opening_failed)
         self._waiting = Alarm(self._ticker, lambda now: self._connect())
         self._stable = Alarm(self._ticker, self._settled)
-        self._expiry = Alarm(self._ticker, lambda now: self._end_session("expired"))
         self._answered = False
         self._pings_before = 0
         # After a drain: when to come back, and until when that counts.
@@ -231,13 +228,13 @@ class HeartbeatClient(Service):
             return self._never(message, "closed")
         if not self.running:
             return self._never(message, "closed")
-        if not self._channel.session.sid and self._is_unreachable():
+        if not self._session.is_open and self._is_unreachable():
             return self._never(message, "unreachable")
-        return self._channel.send(message)
+        return self._session.channel.send(message)
 
     def whenRoom(self) -> Deferred[None]:
         """Fires when `send` has room for a message; fails with Unconfirmed (of none) when the session is lost."""
-        return self._channel.when_room()
+        return self._session.channel.when_room()
 
     def _never(self, message: dict[str, Any], reason: str) -> Deferred[None]:
         encode_message(message)
@@ -281,10 +278,7 @@ class HeartbeatClient(Service):
         self._detach()
         self._stopped()
         self._backoff.stable()
-        if self._store is None:
-            self._connect()
-        else:
-            when(self._store.start(), partial(self._begin, self._channel), self._no_store)
+        self._session.load(self._connect, lambda failure: self._give_up(failure.getErrorMessage()))
 
     def stopService(self) -> Deferred[None]:
         """Close the connection (1000); fires when it is gone, within `close_timeout`."""
@@ -292,7 +286,6 @@ class HeartbeatClient(Service):
             return succeed(None)
         super().stopService()  # type: ignore[no-untyped-call]  # Twisted's
         self._disarm()
-        self._expiry.disarm()
         self._abort_former()
         self._tell_waiting(Unreachable("the client was stopped"))
         if self._connecting is not None:
@@ -300,98 +293,13 @@ class HeartbeatClient(Service):
         connection = self._connection
         self._stopping = Deferred()
         self._stopping.addCallback(lambda _: self._ticker.leave())
-        stopped = self._stopping
-        code = CloseCode.NORMAL
-        self._sessions.flush()
-        if self._store is None:
-            self._end_session("closed")
-        else:
-            # Whoever comes next with the same file carries it on.
-            code = CloseCode.GOING_AWAY
-            self._sessions.suspend("stopped")
-            self._channel.suspend("stopped")
-            self._channel = self._sessions.provisional()
-            store = self._store
-            stopped.addCallback(lambda _: store.stop())
+        stopped = self._stopping.addCallback(lambda _: self._session.close())
+        code = self._session.stop()
         if connection is None or connection._heartbeat is None or connection._heartbeat.over:
             self._stopped()
         else:
             connection._heartbeat.close(code, "done")
         return stopped
-
-    # The session.
-
-    def _begin(self, before: Channel, contents: Contents) -> None:
-        # Where it is stopped meanwhile, the file is closed, and not read to its end.
-        self._load(before, contents).addErrback(
-            lambda failure: self._no_store(failure) if self._channel is before else None
-        )
-
-    @inlineCallbacks
-    def _load(self, before: Channel, contents: Contents) -> Generator[Any, Any, None]:
-        """The session of the file, if there is one: to be resumed with the first connection."""
-        for head in contents.heads[-1:]:
-            kept = yield self._sessions.store.replay(head.sid, head.confirmed)
-            if self._channel is not before:
-                # It was stopped meanwhile.
-                return
-            channel = Channel(session_of(head, kept, self._sessions.bounds), self._sessions, waits=False)
-            self._sessions.channels[head.sid] = channel
-            channel.restore([one.receipt for one in kept])
-            channel.marks.update(head.marks)
-            self._channel, self._window = channel, head.window
-            channel.carry_on(before)
-            before = channel
-            self._expiry.arm(self._ticker.now() + head.window)
-        if self.running and self._channel is before:
-            self._connect()
-
-    def _no_store(self, failure: Failure) -> None:
-        self._give_up(failure.getErrorMessage())
-
-    def _resumes(self) -> Session | None:
-        session = self._channel.session
-        return session if session.sid else None
-
-    def _declared(self, edge: ClientEdge, declared: Declared | None) -> None:
-        """The server has declared a session, or that it has none."""
-        known = self._channel.session
-        if declared is None:
-            if known.sid:
-                self._end_session("unknown")
-            edge.plain = True
-            self._channel.flush(edge.write)
-            return
-        if declared.resumed and known.sid != declared.sid:
-            # Its window ended while the server took it up again.
-            edge.cut(CloseCode.NORMAL, "the session has ended")
-            return
-        self._window = declared.window
-        if known.sid != declared.sid or not declared.resumed:
-            if known.sid:
-                self._end_session(declared.reason)
-            self._expiry.disarm()
-            edge.begin(self._channel, declared)
-        elif known.judge(declared.last, declared.sent):
-            self._expiry.disarm()
-            known.bounds = declared.bounds
-            known.resume(declared.last)
-            self._channel.confirmed()
-            edge.admit(self._channel)
-        else:
-            # It has forgotten what it had confirmed, or confirms what was never sent.
-            self._end_session("gap")
-            edge.cut(CloseCode.GAP, "the numbers do not fit")
-
-    def _broken(self, edge: ClientEdge) -> None:
-        if self._channel.connection is edge and self._channel.session.stumble():
-            self._end_session("gap")
-
-    def _end_session(self, reason: str) -> None:
-        """The session is over; the next messages are sent in another."""
-        channel, self._channel = self._channel, self._sessions.provisional()
-        self._expiry.disarm()
-        channel.end(reason)
 
     def _session_ended(self, channel: Channel, error: Unconfirmed) -> None:
         if error.messages:
@@ -414,15 +322,7 @@ class HeartbeatClient(Service):
 
     def _reach(self) -> Deferred[Any]:
         """Connect; an attempt to resume is counted, and kept, before it is made."""
-        session = self._channel.session
-        if not session.sid:
-            connecting: Deferred[Any] = self._endpoint.connect(self._factory)
-            return connecting
-        session.attempt += 1
-        session.fence += 1
-        saved = self._sessions.store.take_over(session.sid, session.attempt)
-        reached = saved if isinstance(saved, Deferred) else succeed(saved)
-        return reached.addCallback(lambda _: self._endpoint.connect(self._factory))
+        return self._session.attempt().addCallback(lambda _: self._endpoint.connect(self._factory))
 
     def _connected(self, connection: Any) -> None:
         # An endpoint may wrap the protocol that our factory built.
@@ -491,7 +391,7 @@ class HeartbeatClient(Service):
         code, status = connection.remoteCloseCode, connection.refused_with
         if code == CloseCode.SUPERSEDED:
             # Somebody else has this session, a copy of us perhaps: let him, and open another.
-            self._end_session("superseded")
+            self._session.end("superseded")
         if status is not None:
             self._ended(
                 f"the server refused the handshake with HTTP {status}",
@@ -554,9 +454,9 @@ class HeartbeatClient(Service):
         return max(0.0, self._return_at - now) if drained else Backoff.restarted(self._chance())
 
     def _give_up(self, why: str) -> None:
-        if not self._channel.session.sid:
+        if not self._session.is_open:
             # Nobody will ever take what waits here for a session.
-            self._end_session("unreachable")
+            self._session.end("unreachable")
         status = LinkStatus(event="unreachable", state=None, detail=why, attempt=self._backoff.attempt)
         self._report(status)
         if self._is_idle():
@@ -594,11 +494,9 @@ class HeartbeatClient(Service):
     def _leave(self) -> _Connection | None:
         """Have no present connection any more; returns the one there was."""
         self._pings_before = self.pings_sent
-        edge, channel = self._edge(), self._channel
-        if edge is not None and channel.connection is edge:
-            channel.detach()
-            heard = edge.link.monitor.heard_at if edge.link is not None else self._ticker.now()
-            self._expiry.arm(heard + self._window)
+        edge = self._edge()
+        if edge is not None:
+            self._session.left(edge)
         connection, self._connection = self._connection, None
         return connection
 

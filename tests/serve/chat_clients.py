@@ -136,7 +136,7 @@ class Chatter:
         if status.event == "open":
             self.is_open = True
             self.ledger.opened[self.name] += 1
-            sid = self.client._channel.session.sid
+            sid = self.client._session.channel.session.sid
             self.ledger.other_sessions += self.sid not in (None, sid)
             self.sid = sid
         elif status.event == "closed":

@@ -117,9 +117,16 @@ class Client(HeartbeatClient):
     def sessionLost(self, error):
         self.ordeal.session_lost(self.ordeal.client_end, error)
 
-    def _load(self, before, contents):
+    def startService(self):
+        self.before = self._session.channel
+        super().startService()
+
+    def _connect(self):
         # What was sent before its file was read goes out in the session that was found there.
-        return super()._load(before, contents).addCallback(lambda _: self.ordeal.moved(before, self._channel))
+        before, self.before = self.before, None
+        if before is not None:
+            self.ordeal.moved(before, self._session.channel)
+        super()._connect()
 
 
 class ServerFactory(HeartbeatServerFactory):
@@ -209,7 +216,7 @@ class Ordeal:
         self.client.ordeal = self
         self.client.register("m", lambda client, message: self.handle(self.client_end, client, message))
         self.client.register("error", lambda client, message: self.handle(self.client_end, client, message))
-        self.client._sessions.ended.insert(0, lambda *what: self.session_ends(self.client_end, *what))
+        self.client._session._sessions.ended.insert(0, lambda *what: self.session_ends(self.client_end, *what))
         self.client.startService()
 
     def _begin(self, end):
@@ -331,7 +338,7 @@ class Ordeal:
             if end is self.client_end:
                 if not self.client.running:
                     return
-                self.send_by(end, self.client._channel, self.client.send, hops)
+                self.send_by(end, self.client._session.channel, self.client.send, hops)
             else:
                 channels = self.factory.heartbeat.sessions.of("alice")
                 if not channels:
@@ -477,7 +484,7 @@ class Ordeal:
         return later
 
     def _channel_of(self, end, protocol):
-        return self.client._channel if end is self.client_end else protocol._heartbeat.channel
+        return self.client._session.channel if end is self.client_end else protocol._heartbeat.channel
 
     def _finish(self, end, handling, message, key, replies, fails):
         # One that finishes when its process has let go of the session was not handled: it comes again.
@@ -562,7 +569,7 @@ class Ordeal:
         sessions = self.factory.heartbeat.sessions
         weight = sum(1024 + channel.session.weight for channel in sessions.channels.values())
         self.claim(sessions.kept_bytes == weight, "books", sessions.kept_bytes, "and there is", weight)
-        for channel in (*sessions.channels.values(), self.client._channel):
+        for channel in (*sessions.channels.values(), self.client._session.channel):
             self.claim(not channel.ended, "an ended session is at work", channel.ended)
 
     def settle(self, patience=120.0):
@@ -583,10 +590,10 @@ class Ordeal:
         """What is left."""
         left = []
         living = {channel.session.sid: channel for channel in self.factory.heartbeat.sessions.channels.values()}
-        if len(living) != 1 or self.client._channel.session.sid not in living:
+        if len(living) != 1 or self.client._session.channel.session.sid not in living:
             return ["not one session", *living]
         for end, channels in (
-            (self.client_end, (self.client._channel,)),
+            (self.client_end, (self.client._session.channel,)),
             (self.server_end, tuple(living.values())),
         ):
             for key, message in tuple(end.open.items()):

@@ -101,7 +101,7 @@ def test_an_error_that_nobody_takes_is_not_answered(serve, start_client, world, 
 
     assert len(failures.flush(ZeroDivisionError)) == 2
     assert there()._heartbeat.channel.session.sent == 1
-    assert client._channel.session.sent == 1
+    assert client._session.channel.session.sent == 1
 
 
 def test_a_volatile_message_is_not_numbered_and_not_kept(serve, start_client, world, there):
@@ -192,7 +192,7 @@ def test_at_the_bound_a_message_fails_at_once_and_nothing_of_it_is_kept(serve, s
     assert [one.check(SessionFull) for one in failed] == [SessionFull] * 2
     assert "4 messages of " in str(failed[0].value)
     assert "(settings kept_limit, kept_bytes)" in str(failed[0].value)
-    assert len(client._channel.session.kept) == 4
+    assert len(client._session.channel.session.kept) == 4
     hold.callback(None)
     world.advance(0.2)
 
@@ -212,8 +212,8 @@ def test_the_bytes_have_their_bound_too(serve, start_client, world):
 def test_the_client_keeps_no_more_than_the_server_says(serve, start_client):
     serve(kept_limit=7, kept_bytes=5000)
 
-    assert start_client()._channel.session.bounds[:2] == (7, 5000)
-    assert start_client(kept_limit=5, kept_bytes=4500)._channel.session.bounds[:2] == (5, 4500)
+    assert start_client()._session.channel.session.bounds[:2] == (7, 5000)
+    assert start_client(kept_limit=5, kept_bytes=4500)._session.channel.session.bounds[:2] == (5, 4500)
 
 
 def test_whenRoom_fires_at_once_or_when_something_is_confirmed(serve, start_client, world):
@@ -284,7 +284,7 @@ def test_who_is_there_and_confirms_nothing_for_half_a_minute_loses_the_session(s
     hold.callback(None)
     there().send(note(9))
     world.advance(0.2)
-    assert factory.heartbeat.sessions.channels.keys() == {client._channel.session.sid}
+    assert factory.heartbeat.sessions.channels.keys() == {client._session.channel.session.sid}
 
 
 def test_who_confirms_one_message_after_the_other_keeps_it_however_slow(serve, start_client, world, there):

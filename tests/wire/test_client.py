@@ -806,12 +806,12 @@ def test_a_client_whose_claim_is_not_honoured_comes_back_as_whom_it_was_given(se
     client = start_client(client_id="alice")
     name = client.status.client_id
     assert name.startswith("c-")
-    sid = client._channel.session.sid
+    sid = client._session.channel.session.sid
     world.drop()
     world.advance(3)
 
     assert client.status.client_id == name
-    assert client._channel.session.sid == sid
+    assert client._session.channel.session.sid == sid
 
 
 def test_what_waits_for_a_server_that_is_unreachable_fails_and_so_does_what_is_sent_then(make_client, world):

@@ -190,7 +190,7 @@ LAYERS = (
     ("ends",),
     ("mixin",),
     ("protocol",),
-    ("factory", "web"),
+    ("factory", "web", "own_session"),
     ("question",),
     ("client", "chat", "ai"),
     ("service",),

@@ -255,12 +255,12 @@ def ordeal(quietly):
 def test_what_is_sent_before_the_file_is_read_goes_out_in_the_session_that_it_holds(ordeal):
     life = ordeal(commit=1.0)
     life.advance(5)
-    sid = life.client._channel.session.sid
+    sid = life.client._session.channel.session.sid
     life.crash(life.client_end)
     life.send(life.client_end, 3)
     life.advance(20)
 
-    assert life.client._channel.session.sid == sid
+    assert life.client._session.channel.session.sid == sid
     assert [message.state for message in life.messages.values()] == ["confirmed"] * 3
 
 
@@ -275,7 +275,7 @@ def test_a_connection_that_breaks_before_its_session_is_on_the_disk_leaves_what_
 
     assert life.client_end.reasons == []
     assert [message.state for message in life.messages.values()] == ["confirmed"] * 3
-    assert [head.sid for head in life.client_end.disk.start().heads] == [life.client._channel.session.sid]
+    assert [head.sid for head in life.client_end.disk.start().heads] == [life.client._session.channel.session.sid]
 
 
 def test_the_answers_of_a_client_may_go_beyond_its_bound_and_stop_at_twice_that(ordeal):
@@ -292,7 +292,7 @@ def test_the_answers_of_a_client_may_go_beyond_its_bound_and_stop_at_twice_that(
     # All of the forty were handled, and were answered while there was room.
     replies = [message for message in life.messages.values() if message.reply]
     assert len([one for one in replies if one.state != "forgotten"]) == 16
-    assert life.client._channel.session.sent == 16
+    assert life.client._session.channel.session.sent == 16
     assert len([one for one in life.messages.values() if one.end is life.server_end and one.finished]) == 40
     life.mood["replies"] = 0
     later.callback(None)
@@ -330,17 +330,17 @@ def test_stopping_while_it_opens_begins_nothing(ordeal, client):
 def test_a_session_that_the_client_gave_up_while_the_server_took_it_up_again_ends_on_both(ordeal):
     life = ordeal("memory", "memory")
     life.advance(1)
-    sid = life.client._channel.session.sid
+    sid = life.client._session.channel.session.sid
     life.send(life.server_end, 2)
     life.drop()
     life.advance(0.1)
     while life.factory.heartbeat.sessions.detached:
         life.advance(0.005)
     # The answer to its opening is on its way.
-    life.client._end_session("expired")
+    life.client._session.end("expired")
     life.advance(5)
 
-    assert life.client._channel.session.sid not in ("", sid)
+    assert life.client._session.channel.session.sid not in ("", sid)
     assert life.client_end.reasons == ["expired"]
     assert life.server_end.reasons == ["closed"]
 
@@ -351,7 +351,7 @@ def test_a_message_confirmed_by_one_that_is_refused_is_confirmed_or_comes_again(
     life.advance(1)
     life.send(life.server_end, 1)
     life.advance(0.015)
-    life.client._channel.connection.write(b'{"type":"m","seq":9,"ack":1}')
+    life.client._session.channel.connection.write(b'{"type":"m","seq":9,"ack":1}')
     life.advance(3)
 
     assert [message.state for message in life.messages.values()] == ["confirmed"]

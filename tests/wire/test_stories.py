@@ -59,7 +59,7 @@ class Tab(HeartbeatClient):
     @property
     def sid(self):
         """Its session's name."""
-        return self._channel.session.sid
+        return self._session.channel.session.sid
 
 
 def numbers(error):
