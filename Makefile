@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint format clean
+.PHONY: help run test test-all bench lint format clean
 
 help:
 	@echo "make run       set up, and start a heartbeat server on this machine (OPTIONS=\"--interval 2\")"
 	@echo "make test      set up, and run the test suite (under 90 seconds)"
 	@echo "make test-all  everything: also what is slow, needs root, or system packages"
+	@echo "make bench     what sessions cost: memory, room, messages a second (under a minute)"
 	@echo "make lint      ruff, and mypy in its strict mode"
 	@echo "make format    let ruff format the code"
 	@echo "make clean     remove the environment and what builds leave behind"
@@ -44,11 +45,15 @@ run: $(VENV)/run
 	@echo
 	@exec $(BIN)/twistd -n --pidfile= heartbeat --messages chat,group $(OPTIONS)
 
+# What is quick runs in two processes; what is slow measures, stalls and kills, and has the machine to itself.
 test: $(VENV)/test
-	$(BIN)/python -m pytest -m 'not slow and not faults and not browser'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not faults and not browser'
 
-test-all: $(VENV)/test
-	$(BIN)/python -m pytest
+test-all: test
+	$(BIN)/python -m pytest -m 'slow or faults or browser'
+
+bench: $(VENV)/test
+	$(BIN)/python benchmarks/sessions.py
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check .

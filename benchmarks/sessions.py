@@ -29,7 +29,7 @@ KEPT, SIZE = 20, 200
 #: Connections that are opened at a time.
 BATCH = 50
 #: The bound of all sessions where that is looked at, and the sessions that are tried, in multiples of those that fit.
-BOUND, TIMES = 4_194_304, 2.5
+BOUND, TIMES = 16_777_216, 2.5
 #: Messages that are under way at a time where the rate is measured, and how often each is measured.
 UNDER_WAY, ROUNDS = 500, 3
 
@@ -251,7 +251,8 @@ def memory(count: int) -> None:
 
 def the_bound(bound: int) -> None:
     """Fill the room of all sessions, and go on."""
-    weight = 1024 + KEPT * SIZE
+    # As heartbeat/admission.py books them.
+    weight = 4096 + KEPT * (512 + SIZE)
     room = bound // weight
     count = int(TIMES * room)
     print(

@@ -83,6 +83,7 @@ class Chat(_Messages):
             if self._sessions.receipts.awaited(sender) * 2 >= self._sessions.bounds.messages:
                 # Each of them is to be told about one day, and needs room for that.
                 return "full"
+            sessions = self._without_abandoned(sessions, len(letter))
             self._count += 1
             receipt = f"{sender}/{handling.seq or self._count}/{json.dumps(name)}"
             try:
@@ -93,6 +94,19 @@ class Chat(_Messages):
                 return "full"
         offered = self._offer(plain, letter)
         return "queued" if sessions else offered
+
+    def _without_abandoned(self, sessions: tuple[Channel, ...], size: int) -> tuple[Channel, ...]:
+        """The recipient's sessions; one that nobody carries and that is full is ended where another has room.
+
+        A tab that was closed long ago must not keep him from what he could read at his desk. It is told of that
+        if it comes back.
+        """
+        if not any(one.session.has_room(size) for one in sessions):
+            return sessions
+        for one in sessions:
+            if one.connection is None and not one.session.has_room(size):
+                one.end("full")
+        return tuple(one for one in sessions if not one.ended)
 
     def _offer(self, plain: Sequence[Edge], letter: bytes) -> str:
         """Write the letter where nothing is kept; the status of it."""

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.interfaces import IAddress
-
 from heartbeat.auth import Credentials, credentials_of
 from heartbeat.channel import Channel
 from heartbeat.core.client_link import ClientLink
@@ -16,7 +14,7 @@ from heartbeat.core.errors import CloseCode
 from heartbeat.core.opening import Declared, Opening
 from heartbeat.core.server_link import ServerLink
 from heartbeat.edge import Edge
-from heartbeat.handshake import speaks_for_itself
+from heartbeat.handshake import is_proxied, speaks_for_itself
 from heartbeat.shared import ClientShared, ServerShared, is_local
 
 __all__ = ["ClientEdge", "ServerEdge"]
@@ -48,9 +46,13 @@ class ServerEdge(Edge):
 
     @property
     def address(self) -> str | None:
-        """Candidate: where it comes from, None from this machine."""
-        peer: IAddress = self.protocol.transport.getPeer()
-        return None if is_local(peer) else str(getattr(peer, "host", "")) or None
+        """Candidate: where it comes from; None from this machine, and from behind a proxy that nobody vouches for."""
+        protocol, peer = self.protocol, self.protocol.transport.getPeer()
+        if self.shared.settings.trust_forwarded and "x-forwarded-for" in protocol.http_headers:
+            return str(protocol.peer)[:64]
+        if is_local(peer) or is_proxied(protocol.http_headers):
+            return None
+        return str(getattr(peer, "host", "")) or None
 
     @property
     def waits(self) -> bool:
@@ -64,7 +66,7 @@ class ServerEdge(Edge):
         if self.shared.settings.trust_client_ids:
             return True
         # Behind a proxy on this machine everybody looks local.
-        return self.address is None and speaks_for_itself(self.protocol.http_headers)
+        return is_local(self.protocol.transport.getPeer()) and speaks_for_itself(self.protocol.http_headers)
 
     def credentials(self, opening: Opening | None) -> Credentials:
         """Candidate: what it shows."""

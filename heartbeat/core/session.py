@@ -162,6 +162,11 @@ class Session:
         """The bytes of all that is kept, and of what is on its way into the store."""
         return self._bytes()
 
+    @property
+    def count(self) -> int:
+        """How many messages are kept, or on their way into the store."""
+        return self._count()
+
     def has_room(self, size: int) -> bool:
         """Whether a message of `size` bytes has room."""
         return self._count() < self.bounds.messages and self._bytes() + size <= self.bounds.bytes

@@ -46,7 +46,7 @@ _BOUNDS: dict[str, tuple[float, float, str]] = {
     "ping_limit": (64, 4096, "bytes"),
     "kept_limit": (4, 1_000_000, "messages"),
     "kept_bytes": (4096, 2**40, "bytes"),
-    "sessions_bytes": (65_536, 2**50, "bytes"),
+    "sessions_bytes": (1_048_576, 2**50, "bytes"),
     "full_patience": (0.1, 3600.0, "s"),
     "judge_timeout": (0.1, 600.0, "s"),
     "backlog": (1, 65_535, ""),

@@ -111,7 +111,7 @@ def test_room_is_taken_while_a_message_is_on_its_way_into_the_store():
     end = session(messages=1)
 
     end.admit(16)
-    assert (end.is_storing, end.weight, end.is_full, outgoing(end)) == (True, 16, True, (0, 0, 0, 0))
+    assert (end.is_storing, end.count, end.weight, end.is_full, outgoing(end)) == (True, 1, 16, True, (0, 0, 0, 0))
 
     end.release(16)
     end.appended(1, HI)

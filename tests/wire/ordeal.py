@@ -567,7 +567,8 @@ class Ordeal:
             for key, message in end.named.items():
                 self.claim(message.told or message.reply or message.channel is None, "never told", key)
         sessions = self.factory.heartbeat.sessions
-        weight = sum(1024 + channel.session.weight for channel in sessions.channels.values())
+        kept = [channel.session for channel in sessions.channels.values()]
+        weight = sum(4096 + 512 * session.count + session.weight for session in kept)
         self.claim(sessions.kept_bytes == weight, "books", sessions.kept_bytes, "and there is", weight)
         for channel in (*sessions.channels.values(), self.client._session.channel):
             self.claim(not channel.ended, "an ended session is at work", channel.ended)

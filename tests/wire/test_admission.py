@@ -406,7 +406,7 @@ class Keeping:
 
 @pytest.fixture
 def keeping(serve, enter, world):
-    return Keeping(serve(sessions_bytes=1_600_000, message_limit=65_536), enter, world)
+    return Keeping(serve(sessions_bytes=1_700_000, message_limit=65_536), enter, world)
 
 
 def test_one_identity_has_a_sixteenth_of_all_room_and_its_own_oldest_goes_first(keeping):
@@ -429,12 +429,13 @@ def test_where_nothing_of_its_own_is_left_alone_it_is_told_that_there_is_no_room
 
 
 def test_over_the_room_of_all_who_was_left_alone_longest_goes(keeping):
-    channels = [keeping.filled(f"u{n}", 47_000, 2) for n in range(17)]
+    channels = [keeping.filled(f"u{n}", 47_000, 2) for n in range(18)]
 
-    assert [channel.ended for channel in channels] == ["full"] + [""] * 16
+    assert [channel.ended for channel in channels] == ["full"] + [""] * 17
     sessions = keeping.factory.heartbeat.sessions
-    assert sessions.kept_bytes <= 1_600_000
-    assert sessions.kept_bytes == sum(1024 + channel.session.weight for channel in channels[1:])
+    assert sessions.kept_bytes <= 1_700_000
+    # What a session and a message cost besides is booked too.
+    assert sessions.kept_bytes == sum(4096 + 2 * 512 + channel.session.weight for channel in channels[1:])
 
 
 def test_a_session_that_was_ended_for_room_says_so(keeping, enter):
@@ -447,10 +448,10 @@ def test_a_session_that_was_ended_for_room_says_so(keeping, enter):
     assert enter(client_id="alice", session=session_of(page)).messages[0]["reason"] == "full"
 
 
-def test_when_no_room_is_left_at_all_a_newcomer_is_told_to_come_later(serve, enter):
-    serve(sessions_bytes=65_536, kept_bytes=4096)
-    pages = [enter(client_id=f"u{n}") for n in range(64)]
-    assert all(page.messages[0]["resumed"] is False for page in pages)
+def test_when_no_room_is_left_at_all_a_newcomer_is_told_to_come_later(serve, enter, world):
+    keeping = Keeping(serve(sessions_bytes=1_048_576), enter, world)
+    for n in range(16):
+        keeping.filled(f"u{n}", 60_800, leaves=False)
 
     late = enter(client_id="late")
 
@@ -468,16 +469,29 @@ def test_the_accounts_are_empty_when_all_have_left(keeping):
     assert sessions.store._entries == {}
 
 
-def test_addresses_have_their_share_too(serve, enter, world):
+@pytest.mark.parametrize(
+    ("settings", "headers", "counted"),
+    [
+        ({}, {}, True),
+        ({"trust_forwarded": 1}, {"x_forwarded_for": "192.0.2.9"}, True),
+        # Who is behind a proxy that nobody vouches for is not one client.
+        ({}, {"x_forwarded_for": "192.0.2.9"}, False),
+    ],
+)
+def test_addresses_have_their_share_too(serve, enter, world, settings, headers, counted):
     world.client_host = "192.0.2.7"
-    factory = serve(sessions_bytes=160_000, message_limit=65_536)
-    pages = [enter() for _ in range(9)]
+    factory = serve(sessions_bytes=1_048_576, **settings)
+    pages = [enter(headers=headers) for _ in range(16)]
     assert pages[-1].messages[0]["resumed"] is False
 
-    assert enter().closed_with == 1013
+    late = enter(headers=headers)
+
+    assert (late.closed_with == 1013) is counted
     gone(pages[0], world)
-    assert enter().messages[0]["resumed"] is False
-    assert factory.heartbeat.sessions.kept_bytes == 9 * 1024
+    assert enter(headers=headers).messages[0]["resumed"] is False
+    assert factory.heartbeat.sessions.kept_bytes == (16 if counted else 17) * 4096
+    other = {"x_forwarded_for": "192.0.2.10"} if settings else {"via": "somebody"}
+    assert enter(headers=other).messages[0]["resumed"] is False
 
 
 # A store that fails.

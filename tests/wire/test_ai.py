@@ -384,7 +384,7 @@ def test_no_message_is_over_the_limit_and_no_character_is_split(
     assert len(client.messages) <= 1 + -(-60 * len(json.dumps(piece, ensure_ascii=False).encode()) // 1800)
 
 
-@pytest.mark.parametrize("bounds", [{"kept_bytes": 65_536}, {"kept_limit": 4}, {"sessions_bytes": 262_144}])
+@pytest.mark.parametrize("bounds", [{"kept_bytes": 65_536}, {"kept_limit": 4}, {"sessions_bytes": 1_048_576}])
 def test_what_has_no_room_stays_with_the_model_and_comes_when_there_is_some(
     bounds, serve_ai, start_client, ask, world, upstream
 ):

@@ -263,6 +263,38 @@ def test_a_recipient_whose_session_is_full_has_no_room_and_nothing_is_kept_in_hi
     assert dave.statuses("m2") == ["queued"]
 
 
+def test_a_session_that_was_left_alone_and_is_full_does_not_keep_a_recipient_from_his_others(serve_chat, person, world):
+    serve_chat(kept_limit=4)
+    alice, desk, tab = person("alice"), person("bob"), person("bob")
+    aborted(tab, world)
+    for n in range(6):
+        alice.chat(n, "bob")
+        desk.ack()
+        alice.ack()
+
+    assert [alice.statuses(n) for n in range(6)] == [["queued", "delivered"]] * 6
+    assert len(desk.heard) == 6
+    back = person("bob", resume=tab.resume())
+    assert (back.answer["resumed"], back.answer["reason"]) == (False, "full")
+
+
+def test_the_only_session_of_a_recipient_is_full_and_stays(serve_chat, person, world):
+    serve_chat(kept_limit=4)
+    alice, bob = person("alice"), person("bob")
+    aborted(bob, world)
+    for n in range(2):
+        alice.chat(n, "bob")
+        alice.ack()
+    carol = person("carol")
+    for n in range(2, 5):
+        carol.chat(n, "bob")
+        carol.ack()
+
+    assert carol.statuses(4) == ["full"]
+    back = person("bob", resume=bob.resume())
+    assert (back.answer["resumed"], len(back.heard)) == (True, 4)
+
+
 def test_who_waits_for_too_many_receipts_is_told_full_until_some_are_settled(serve_chat, person):
     """Each of them is to be told about one day, and that needs room in the sender's session."""
     serve_chat(kept_limit=8)

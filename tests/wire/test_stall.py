@@ -4,6 +4,7 @@ import json
 import random
 from heapq import heappop, heappush
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from autobahn.websocket.protocol import TrafficStats, WebSocketProtocol
@@ -36,6 +37,7 @@ class Far:
     state = WebSocketProtocol.STATE_OPEN
     current_frame = None
     transport = SimpleNamespace(getPeer=lambda: None)
+    http_headers: ClassVar = {}
     data = b""
     peer = "somebody"
     wasNotCleanReason = None
