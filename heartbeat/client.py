@@ -233,7 +233,10 @@ class HeartbeatClient(Service):
         return self._session.channel.send(message)
 
     def whenRoom(self) -> Deferred[None]:
-        """Fires when `send` has room for a message; fails with Unconfirmed (of none) when the session is lost."""
+        """Fires when `send` has room for a message; fails with Unconfirmed (of none) when the session is lost.
+
+        Not to be waited for by a handler: what makes room may be that it finishes.
+        """
         return self._session.channel.when_room()
 
     def _never(self, message: dict[str, Any], reason: str) -> Deferred[None]:

@@ -11,7 +11,6 @@ from zope.interface import implementer
 
 from heartbeat._version import __version__
 from heartbeat.auth import Authenticator
-from heartbeat.channel import Channel
 from heartbeat.core.errors import Unconfirmed
 from heartbeat.core.presence import Presence
 from heartbeat.core.settings import Settings
@@ -70,7 +69,6 @@ class HeartbeatServerFactory(_Registered, WebSocketServerFactory):  # type: igno
         self.paths = paths
         self.room = room_for_connections(settings.max_connections)
         self.heartbeat: ServerShared = ServerShared.of(self)
-        self.heartbeat.sessions.ended.append(self._session_ended)
         self.setProtocolOptions(
             **_options(settings),
             webStatus=False,
@@ -93,10 +91,6 @@ class HeartbeatServerFactory(_Registered, WebSocketServerFactory):  # type: igno
 
     def sessionLost(self, client_id: str, error: Unconfirmed) -> None:
         """A session of `client_id` has ended, and these messages to it were never confirmed."""
-
-    def _session_ended(self, channel: Channel, error: Unconfirmed) -> None:
-        if error.messages:
-            self.heartbeat.announce("sessionLost", channel.session.client_id, error)
 
     def acceptableProtocols(self) -> list[bytes]:
         """IProtocolNegotiationFactory: without it every browser's `wss://` fails in the TLS handshake."""

@@ -101,6 +101,14 @@ class Heartbeat:
             return QuietDeferred.failed(Unconfirmed((message,), "closed"))
         return edge.send(message, volatile=volatile)
 
+    def whenRoom(self) -> Deferred[None]:
+        """Fires when `send` has room for a message; fails with Unconfirmed (of none) when the session ends.
+
+        Not to be waited for by a handler: what makes room may be that it finishes.
+        """
+        edge = self._heartbeat
+        return QuietDeferred.fired() if edge is None or edge.channel is None else edge.channel.when_room()
+
     # Interception: Autobahn calls these.
 
     _heartbeat_intercepts = True
@@ -233,8 +241,9 @@ def _is_autobahn(base: type) -> bool:
 class HeartbeatServerMixin(Heartbeat):
     """Gives an application's own Autobahn server protocol a heartbeat: `class Echo(HeartbeatServerMixin, Base)`.
 
-    It answers pings and `onopen`, counts who is there and convicts who is not; every other message,
-    text or binary, reaches the host untouched.
+    It answers pings and `onopen`, counts who is there and convicts who is not; every other message that is not
+    numbered, text or binary, reaches the host untouched. The host's factory may have `heartbeat_settings`,
+    `heartbeat_store` and `heartbeat_authenticator`, and is told by `clientJoined`, `clientLeft` and `sessionLost`.
     """
 
     _heartbeat_intercepts = True

@@ -16,6 +16,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from heartbeat.admission import ServerSessions
+from heartbeat.channel import Channel
+from heartbeat.core.errors import Unconfirmed
 from heartbeat.core.presence import Presence, Standing
 from heartbeat.core.settings import Settings
 from heartbeat.sessions import Sessions
@@ -114,6 +116,7 @@ class ServerShared(Shared):
         #: Called when the server stops.
         self.stopped: list[Callable[[], object]] = []
         self.sessions.started.append(self.await_absent)
+        self.sessions.ended.append(self._session_ended)
         self._awaiting = False
         self._stopped = False
 
@@ -171,6 +174,10 @@ class ServerShared(Shared):
         if self._awaiting:
             self._awaiting = False
             self.ticker.leave()
+
+    def _session_ended(self, channel: Channel, error: Unconfirmed) -> None:
+        if error.messages:
+            self.announce("sessionLost", channel.session.client_id, error)
 
     def announce(self, hook: str, *what: object) -> None:
         """Call a hook of the factory's, if it has one of this name."""

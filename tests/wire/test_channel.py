@@ -231,6 +231,26 @@ def test_whenRoom_fires_at_once_or_when_something_is_confirmed(serve, start_clie
     assert room == ["at once", "later"]
 
 
+def test_a_protocol_tells_too_when_there_is_room(serve, start_client, world, there, connect):
+    hold, room = Deferred(), []
+    serve(kept_limit=4)
+    client = start_client()
+    client.messageReceived = lambda message: hold
+    protocol = there()
+    for n in range(4):
+        protocol.send(note(n))
+    protocol.whenRoom().addCallback(room.append)
+    world.advance(0.1)
+    assert room == []
+    hold.callback(None)
+    world.advance(0.2)
+    assert room == [None]
+
+    connect().open().say({"type": "ping"})
+    there().whenRoom().addCallback(room.append)
+    assert room == [None, None]
+
+
 def test_whenRoom_fails_when_the_session_ends(serve, start_client):
     serve(kept_limit=4).register("note", lambda protocol, message: Deferred())
     client, failed = start_client(), []

@@ -656,3 +656,41 @@ def test_a_factory_of_ours_serves_a_host_too(world, connect):
 
     assert page.messages[0]["interval_ms"] == 2000
     assert page.frames[-1][0] == TEXT
+
+
+# Sessions of a host's.
+
+
+def test_a_hosts_messages_are_numbered_where_it_sends_them_and_its_factory_hears_what_was_lost(
+    host, connect, there, world
+):
+    factory = host()
+    lost, sent = [], []
+    factory.sessionLost = lambda client_id, error: lost.append((client_id, error.reason, error.messages))
+    page = connect().open()
+    page.say({"type": "onopen", "v": 1, "client_id": "alice"}, {"type": "ping"})
+
+    there().send({"type": "note", "n": 1}).addCallback(sent.append)
+    there().send({"type": "note", "n": 2})
+    world.advance(0.1)
+    assert [(one["n"], one["seq"]) for one in page.messages if one["type"] == "note"] == [(1, 1), (2, 2)]
+    page.say({"type": "ack", "ack": 1})
+    assert sent == [None]
+    page.leave(1000)
+
+    assert lost == [("alice", "closed", ({"type": "note", "n": 2},))]
+
+
+def test_numbered_messages_of_any_size_are_the_sessions_and_all_others_the_hosts(host, connect, there):
+    host()
+    page = connect().open()
+    page.say(
+        {"type": "onopen", "v": 1}, {"type": "note", "n": 1, "text": "x" * 5000, "seq": 1}, {"type": "note", "n": 2}
+    )
+    page.say({"type": "note", "n": 3, "seq": 2})
+
+    assert there().told[1:] == [(b'{"type": "note", "n": 2}', False)]
+    assert [(one["code"], one["seq"]) for one in page.messages if one["type"] == "error"] == [
+        ("unknown-type", 1),
+        ("unknown-type", 2),
+    ]
