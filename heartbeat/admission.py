@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Sequence
+from itertools import islice
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred, succeed
@@ -35,12 +36,16 @@ _log = Logger()
 # benchmarks/sessions.py in November 2026: 3.3 KiB a session that nobody carries, about 460 bytes a short message.
 _SESSION = 4096
 _MESSAGE = 512
+# So many windows end in one tick: after a restart all do at once, and nobody else is to wait for that.
+_ENDS = 1000
 # So many ended sessions are remembered with the reason, for those who ask for one of them.
 _REMEMBERED = 10_000
 
 
 class Candidate(Connection, Protocol):
-    """A connection whose opening is judged."""
+    """A connection whose opening is judged. `is_asked_for` while somebody is asked who it is."""
+
+    is_asked_for: bool
 
     @property
     def given_id(self) -> str:
@@ -116,6 +121,8 @@ class ServerSessions(Sessions):
         self._by_client: dict[str, dict[str, Channel]] = {}
         # In the order in which they were left alone, which is the order in which their windows end.
         self._detached: dict[str, Channel] = {}
+        # The same by the accounts that they are on, so that nobody looks through those of others.
+        self._alone: dict[str, dict[str, Channel]] = {}
         self._full: dict[Channel, float] = {}
         self._gone: dict[str, str] = {}
         self.receipts = Receipts()
@@ -129,16 +136,23 @@ class ServerSessions(Sessions):
             return succeed(None)
         ready: Deferred[None] = Deferred()
         if self._starting is None:
-            self._starting = [ready]
-            when(self.store.start(), self._load, self._not_started)
+            self._starting = starting = [ready]
+
+            def failed(failure: Failure) -> None:
+                self._not_started(failure, starting)
+
+            when(self.store.start(), lambda contents: self._load(contents, starting).addErrback(failed), failed)
         else:
             self._starting.append(ready)
         return ready
 
     @inlineCallbacks
-    def _load(self, contents: Contents) -> Generator[Any, Any, None]:
+    def _load(self, contents: Contents, starting: list[Deferred[None]]) -> Generator[Any, Any, None]:
         for head in contents.heads:
             kept = yield self.store.replay(head.sid, head.confirmed)
+            if self._starting is not starting:
+                # Stopped meanwhile.
+                return
             channel = Channel(session_of(head, kept, self.bounds), self, waits=True)
             channel.marks.update(head.marks)
             self._add(channel, ("id " + head.client_id,))
@@ -147,24 +161,36 @@ class ServerSessions(Sessions):
         self.epoch = contents.epoch
         for started in self.started:
             started()
-        starting, self._starting = self._starting or [], None
+        self._starting = None
         for ready in starting:
             ready.callback(None)
 
-    def _not_started(self, failure: Failure) -> None:
-        starting, self._starting = self._starting or [], None
+    def _not_started(self, failure: Failure, starting: list[Deferred[None]]) -> None:
+        if self._starting is not starting:
+            return
+        self._starting = None
+        # What was read before it failed is read again by the next start.
+        self._let_go()
         for ready in starting:
             ready.errback(failure)
 
     @inlineCallbacks
     def stop(self) -> Generator[Any, Any, None]:
         """Let go of all sessions, which stay in the store, and close that."""
+        starting, self._starting = self._starting or [], None
+        self._let_go()
+        for ready in starting:
+            ready.errback(StoreError("the server was stopped before its store was read"))
+        yield self.store.stop()
+
+    def _let_go(self) -> None:
         for channel in self.channels.values():
             self._presence.release(channel.session.client_id)
         self.suspend("stopped")
         for table in (
             self._by_client,
             self._detached,
+            self._alone,
             self._full,
             self._gone,
             self._accounts,
@@ -172,7 +198,6 @@ class ServerSessions(Sessions):
         ):
             table.clear()
         self.epoch = ""
-        yield self.store.stop()
 
     # Who is there.
 
@@ -220,6 +245,7 @@ class ServerSessions(Sessions):
         if self.authenticator is None:
             return None
         credentials = candidate.credentials(opening)
+        candidate.is_asked_for = True
         try:
             identity = checked_identity((yield maybeDeferred(self.authenticator.authenticate, credentials)))
         except Unauthorized as refusal:
@@ -229,6 +255,8 @@ class ServerSessions(Sessions):
             candidate.refused(CloseCode.UNAUTHORIZED, "who you are could not be judged")
         else:
             return identity
+        finally:
+            candidate.is_asked_for = False
         return None
 
     @inlineCallbacks
@@ -263,18 +291,24 @@ class ServerSessions(Sessions):
     def _resume(self, candidate: Candidate, channel: Channel, resume: Resume) -> Generator[Any, Any, None]:
         session, before = channel.session, channel.connection
         session.attempt = resume.attempt
-        self._detached.pop(session.sid, None)
+        self._take_up(channel)
         channel.detach()
         if before is not None:
             before.superseded()  # type: ignore[attr-defined]  # a server's connections are candidates, all of them
         # What is committed from now on comes after the take-over in the store.
         session.fence += 1
-        head = yield self.store.take_over(session.sid, resume.attempt)
+        try:
+            head = yield self.store.take_over(session.sid, resume.attempt)
+        except Exception:
+            session.fence -= 1
+            if not channel.ended and session.attempt == resume.attempt:
+                self._leave_alone(channel)
+            raise
         if channel.ended or session.attempt != resume.attempt:
             candidate.refused(CloseCode.SUPERSEDED, "a later attempt has resumed this session")
             return
         if head is None:
-            channel.end("unknown")
+            self.lost(channel)
             candidate.refused(CloseCode.OVERLOAD, "the session is not in the store any more")
             return
         session.fence = head.fence
@@ -302,7 +336,11 @@ class ServerSessions(Sessions):
             candidate.refused(CloseCode.OVERLOAD, str(full))
             return
         self._add(channel, tuple(accounts))
-        yield self.store.open(Head(session.sid, session.epoch, client_id, self.settings.window))
+        try:
+            yield self.store.open(Head(session.sid, session.epoch, client_id, self.settings.window))
+        except Exception:
+            self.lost(channel)
+            raise
         if channel.ended:
             candidate.refused(CloseCode.OVERLOAD, "the session has ended already")
         elif candidate.waits:
@@ -329,9 +367,21 @@ class ServerSessions(Sessions):
 
     def _leave_alone(self, channel: Channel) -> None:
         channel.detached_at = self.now()
-        self._detached[channel.session.sid] = channel
         session = channel.session
+        self._detached[session.sid] = channel
+        for account in channel.accounts:
+            self._alone.setdefault(account, {})[session.sid] = channel
         when(self.store.detach(session.sid, session.fence, self._wall()), lambda _: None, warn)
+
+    def _take_up(self, channel: Channel) -> None:
+        """It is left alone no more: carried again, or about to end."""
+        if self._detached.pop(channel.session.sid, None) is None:
+            return
+        for account in channel.accounts:
+            alone = self._alone[account]
+            del alone[channel.session.sid]
+            if not alone:
+                del self._alone[account]
 
     def over(self, channel: Channel, error: Unconfirmed) -> None:
         """Owner: a session has ended."""
@@ -339,7 +389,7 @@ class ServerSessions(Sessions):
         if sid not in self.channels:
             return
         self._drop(channel)
-        self._detached.pop(sid, None)
+        self._take_up(channel)
         self._full.pop(channel, None)
         mine = self._by_client[client_id]
         del mine[sid]
@@ -352,13 +402,23 @@ class ServerSessions(Sessions):
             del self._gone[next(iter(self._gone))]
         self.tell(channel, error)
 
+    def lost(self, channel: Channel) -> None:
+        """Owner: the store has a session no more, or for somebody else: it is over here."""
+        if channel.ended:
+            return
+        connection = channel.connection
+        self.over(channel, channel.suspend("unknown"))
+        if connection is not None:
+            connection.cut(CloseCode.OVERLOAD, "the session cannot be kept any more")  # type: ignore[attr-defined]  # as above
+
     def ticked(self, now: float) -> None:
         """A tick has passed: windows end, and so does the patience with those who confirm nothing."""
         super().ticked(now)
-        while self._detached:
-            channel = next(iter(self._detached.values()))
+        for channel in tuple(islice(self._detached.values(), _ENDS)):
             if now - channel.detached_at < self.settings.window:
                 break
+            # First: whatever goes wrong with its end, the next one's comes.
+            self._take_up(channel)
             channel.end("expired")
         for channel, since in tuple(self._full.items()):
             if not channel.session.is_full or channel.connection is None:
@@ -412,24 +472,25 @@ class ServerSessions(Sessions):
         while (account := self._accounts.overdrawn(accounts, size)) is not None:
             victim = self._left_alone(accounts if account == ALL else (account,), but)
             if victim is None and account == ALL:
-                victim = self._left_alone(None, but)
+                victim = _longest(self._detached, but)
             if victim is None:
                 raise SessionFull(
                     f"all sessions together keep {self._accounts.most} bytes at most, one identity or address a"
                     " sixteenth of that (setting sessions_bytes)"
                 )
+            # First: its end may have somebody look for room, too.
+            self._take_up(victim)
             victim.end("full")
 
-    def _left_alone(self, accounts: Sequence[str] | None, but: Channel | None) -> Channel | None:
+    def _left_alone(self, accounts: Sequence[str], but: Channel | None) -> Channel | None:
         """The session that was left alone longest, of those on these accounts."""
-        return next(
-            (
-                one
-                for one in self._detached.values()
-                if one is not but and (accounts is None or not set(accounts).isdisjoint(one.accounts))
-            ),
-            None,
-        )
+        longest = [_longest(self._alone.get(account, {}), but) for account in accounts]
+        return min((one for one in longest if one is not None), key=lambda one: one.detached_at, default=None)
+
+
+def _longest(alone: dict[str, Channel], but: Channel | None) -> Channel | None:
+    """The first of these that is not `but`."""
+    return next((one for one in alone.values() if one is not but), None)
 
 
 def _cost(session: Session) -> int:

@@ -17,9 +17,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from heartbeat.core.errors import PeerError, SessionFull, StateError, Unconfirmed
-from heartbeat.core.messages import ack_frame, decode_object, error_frame, re_of
+from heartbeat.core.messages import ack_frame, decode_object, error_frame, numberless, re_of
 from heartbeat.core.session import MEMBERS, Arrived, Session
-from heartbeat.handling import Handling, encode_message
+from heartbeat.handling import Handling, check_size, encode_message
 from heartbeat.quiet import QuietDeferred
 from heartbeat.store import Append, Effect, Numbers, Result, Store, when
 
@@ -83,6 +83,14 @@ class Owner(Protocol):
 
     def apply(self, effects: Sequence[Effect], numbers: Numbers) -> None:
         """These effects are committed."""
+        ...
+
+    def undo(self, effects: Sequence[Effect]) -> None:
+        """These effects were not committed."""
+        ...
+
+    def lost(self, channel: Channel) -> None:
+        """The store does not take what belongs to a session any more: it is somebody else's, or is gone."""
         ...
 
     def over(self, channel: Channel, error: Unconfirmed) -> None:
@@ -226,15 +234,16 @@ class Channel:
         self._owner.over(self, error)
         self._fail([one.deferred for one in sent] + [deferred for _, deferred in waiting], error)
 
-    def suspend(self, reason: str) -> None:
-        """This process lets go of the session, which goes on in its store."""
+    def suspend(self, reason: str) -> Unconfirmed:
+        """This process lets go of the session, which goes on in its store; returns what was not confirmed by then."""
         if self.ended:
-            return
+            return Unconfirmed((), self.ended)
         self.ended = reason
         waiting = [*(self._under_way or ()), *(self._pending or ())]
         payloads = [*self.session.kept, *(payload for payload, _ in waiting)]
         error = Unconfirmed(tuple(map(decode_object, payloads)), reason)
         self._fail([one.deferred for one in self._sent or ()] + [deferred for _, deferred in waiting], error)
+        return error
 
     def _fail(self, waiting: Sequence[QuietDeferred | None], error: Unconfirmed) -> None:
         self._sent = self._under_way = self._pending = None
@@ -254,9 +263,7 @@ class Channel:
         Raises TypeError or ValueError for what is no message, or too large a one.
         """
         payload = encode_message(message)
-        most = self.session.bounds.largest - MEMBERS
-        if len(payload) > most:
-            raise ValueError(f"a message is at most {most} bytes of JSON, not {len(payload)} (setting message_limit)")
+        check_size(self.session, payload)
         if self.ended:
             return QuietDeferred.failed(Unconfirmed((message,), self.ended))
         try:
@@ -298,6 +305,11 @@ class Channel:
             self._owner.credit(self, size)
             self._look_for_room()
             self.pump()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it handles nothing for now, because it is full."""
+        return self._waits and self.session.is_full
 
     def when_room(self) -> Deferred[None]:
         """Fires when there is room for a message, fails with Unconfirmed (of none) when the session ends."""
@@ -373,9 +385,13 @@ class Channel:
         self._under_way = self._under_way or None
         self.session.release(len(payload))
         seq = numbers[0]
-        if seq is not None:
-            self._keep(seq, payload, None, deferred)
-            self.pump()
+        if seq is None:
+            # The store knows no such session.
+            self._owner.credit(self, len(payload))
+            deferred.errback(Unconfirmed((decode_object(payload),), "unknown"))
+            return
+        self._keep(seq, payload, None, deferred)
+        self.pump()
 
     def _not_stored(self, failure: Failure) -> None:
         if not self._under_way:
@@ -420,7 +436,7 @@ class Channel:
         session = self.session
         self._looping = True
         try:
-            while not self.ended and not (self._waits and session.is_full):
+            while not self.ended and not self.is_waiting:
                 arrived = session.next()
                 if arrived is None:
                     break
@@ -442,6 +458,8 @@ class Channel:
         message, carrier = arrived.message, self.connection or self._last
         if carrier is None:
             raise StateError("a message waits for its handler, and nobody ever brought it")
+        if isinstance(message, bytes):
+            message = numberless(message)
         if isinstance(message, PeerError):
             self._refuse(handling, message)
         else:
@@ -481,7 +499,7 @@ class Channel:
                 session.finished()
 
         result = self._owner.store.handle(session.sid, session.fence, arrived.seq, effects)
-        self._commit(result, effects, first=finished, then=self.run)
+        self._commit(result, effects, first=finished, then=self.run, failed=lambda: self._owner.lost(self))
 
     def _commit(
         self,
@@ -490,6 +508,7 @@ class Channel:
         *,
         first: Callable[[], object] | None = None,
         then: Callable[[], object] | None = None,
+        failed: Callable[[], object] | None = None,
     ) -> None:
         def committed(numbers: Numbers) -> None:
             if first is not None:
@@ -498,4 +517,10 @@ class Channel:
             if then is not None:
                 then()
 
-        when(result, committed, lambda failure: _log.warn("{why}", why=failure.getErrorMessage()))
+        def not_committed(failure: Failure) -> None:
+            _log.warn("{why}", why=failure.getErrorMessage())
+            self._owner.undo(effects)
+            if failed is not None:
+                failed()
+
+        when(result, committed, not_committed)

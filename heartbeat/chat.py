@@ -22,6 +22,9 @@ from heartbeat.store import Append, Effect
 
 __all__ = ["Chat", "GroupChat"]
 
+# What a group and a session's place in it cost in memory, up to 1.7 KB, is booked on the accounts of that session.
+_PLACE = 1536
+
 #: Groups that one session, or one connection without any, may be in.
 MOST_GROUPS = 100
 
@@ -198,6 +201,11 @@ class GroupChat(_Messages):
             return
         if len(joined) >= MOST_GROUPS:
             raise PeerError("full", f"a session is in {MOST_GROUPS} groups at most", re_of(message))
+        if isinstance(place, Channel):
+            try:
+                self._sessions.charge(place, _PLACE, beyond=False)
+            except SessionFull as full:
+                raise PeerError("full", str(full), re_of(message)) from None
         self._groups[name] = group
         self._joined.setdefault(place, joined).add(name)
         first = group.join(place, handling.client_id or "")
@@ -235,7 +243,8 @@ class GroupChat(_Messages):
 
     def _tell(self, handling: Handling, places: Iterable[Place], group: _Group, event: bytes) -> None:
         """Send an event to these places; who has no room for it misses it, and is told how many he missed."""
-        for place in places:
+        # Room for one member may be made by the end of another.
+        for place in tuple(places):
             if isinstance(place, Channel):
                 self._append(handling, place, group, event)
             else:
@@ -278,6 +287,7 @@ class GroupChat(_Messages):
                     name = key.removeprefix(_MARK)
                     group = self._groups.setdefault(name, _Group(name))
                     group.join(channel, channel.session.client_id)
+                    self._sessions.charge(channel, _PLACE, beyond=True)
                     self._joined.setdefault(channel, set()).add(name)
                     if int(missed):
                         group.missed[channel] = int(missed)
@@ -313,6 +323,8 @@ class GroupChat(_Messages):
         return Handling(None, None, None, lambda payload: None)
 
     def _forget(self, place: Place, group: _Group) -> bool:
+        if isinstance(place, Channel):
+            self._sessions.credit(place, _PLACE)
         joined = self._joined[place]
         joined.discard(group.name)
         if not joined:

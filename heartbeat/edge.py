@@ -161,7 +161,8 @@ class Edge:
         self.shared.ticker.wheel.disarm(self)
         self.shared.edges.discard(self)
         self.shared.ticker.leave()
-        self.leave(code)
+        # Whatever goes wrong with its session, the register and whoever waits for the last connection are told.
+        self.guarded(self.leave, code)
         if self.link is not None:
             self.carry(self.link.close(self.now(), code))
         self.shared.one_is_gone()

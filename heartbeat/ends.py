@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from autobahn.websocket.protocol import WebSocketProtocol
+
 from heartbeat.auth import Credentials, credentials_of
 from heartbeat.channel import Channel
 from heartbeat.core.client_link import ClientLink
@@ -14,7 +16,7 @@ from heartbeat.core.errors import CloseCode
 from heartbeat.core.opening import Declared, Opening
 from heartbeat.core.server_link import ServerLink
 from heartbeat.edge import Edge
-from heartbeat.handshake import is_proxied, speaks_for_itself
+from heartbeat.handshake import speaks_for_itself
 from heartbeat.shared import ClientShared, ServerShared, is_local
 
 __all__ = ["ClientEdge", "ServerEdge"]
@@ -23,7 +25,7 @@ __all__ = ["ClientEdge", "ServerEdge"]
 class ServerEdge(Edge):
     """A server's edge: a candidate until its opening is judged."""
 
-    __slots__ = ("_paused",)
+    __slots__ = ("_paused", "is_asked_for")
 
     shared: ServerShared
     link: ServerLink | None
@@ -31,6 +33,7 @@ class ServerEdge(Edge):
     def __init__(self, protocol: Any, shared: ServerShared) -> None:
         super().__init__(protocol, shared, exact=False)
         self._paused = False
+        self.is_asked_for = False
 
     def enter(self, link: ServerLink) -> None:
         """The WebSocket is open."""
@@ -46,18 +49,19 @@ class ServerEdge(Edge):
 
     @property
     def address(self) -> str | None:
-        """Candidate: where it comes from; None from this machine, and from behind a proxy that nobody vouches for."""
+        """Candidate: where it comes from; None from this machine, where there may be a proxy for many."""
         protocol, peer = self.protocol, self.protocol.transport.getPeer()
         if self.shared.settings.trust_forwarded and "x-forwarded-for" in protocol.http_headers:
             return str(protocol.peer)[:64]
-        if is_local(peer) or is_proxied(protocol.http_headers):
+        if is_local(peer):
             return None
         return str(getattr(peer, "host", "")) or None
 
     @property
     def waits(self) -> bool:
         """Candidate: whether it still waits for the judgement."""
-        return not (self.over or self.dead) and self.link is not None and self.link.is_judging
+        is_open = self.protocol.state == WebSocketProtocol.STATE_OPEN and not (self.over or self.dead)
+        return is_open and self.link is not None and self.link.is_judging
 
     def honours(self, claimed: str | None) -> bool:
         """Candidate: whether an id that it only claims is honoured; one of our own making is nobody's to claim."""
@@ -132,7 +136,11 @@ class ServerEdge(Edge):
             self.shared.sessions.broken(self.channel)
 
     def _not_in_time(self) -> None:
-        self.refused(CloseCode.UNAUTHORIZED, "who you are could not be judged in time")
+        if self.is_asked_for:
+            self.refused(CloseCode.UNAUTHORIZED, "who you are could not be judged in time")
+        else:
+            # It is the store that is slow; 4401 would be final.
+            self.refused(CloseCode.OVERLOAD, "sessions cannot be kept just now")
 
     def _go_on(self) -> None:
         self.unlimit()

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred, ensureDeferred, fail
 
 from heartbeat.core.messages import encode
-from heartbeat.core.session import Session
+from heartbeat.core.session import MEMBERS, Session
 from heartbeat.quiet import QuietDeferred
 from heartbeat.store import Append, Effect, Mark
 
-__all__ = ["Handling", "Recipient", "call", "encode_message"]
+__all__ = ["Handling", "Recipient", "call", "check_size", "encode_message"]
 
 _RESERVED = frozenset({"onopen", "ping", "ack", "error", "drain"})
 
@@ -45,6 +45,16 @@ def encode_message(message: dict[str, Any]) -> bytes:
     if "seq" in message or "ack" in message:
         raise ValueError("seq and ack in a message are the session's own")
     return encode(message)
+
+
+def check_size(session: Session, payload: bytes) -> None:
+    """See that the other end takes a message of this size: it would close on what is larger, each time it comes again.
+
+    Raises ValueError.
+    """
+    most = session.bounds.largest - MEMBERS
+    if len(payload) > most:
+        raise ValueError(f"a message is at most {most} bytes of JSON, not {len(payload)} (setting message_limit)")
 
 
 def call(handler: Callable[..., object], *arguments: Any) -> Deferred[Any] | None:
@@ -95,11 +105,14 @@ class Handling:
         if self.sender is None:
             self.effects.append(payload)
         else:
+            check_size(self.sender.session, payload)
             self.append_payload(self.sender, payload, beyond=True)
 
     def append(self, recipient: Recipient, message: dict[str, Any], receipt: str | None = None) -> None:
-        """Send a message in another session. Raises SessionFull when that has no room."""
-        self.append_payload(recipient, encode_message(message), receipt)
+        """Send a message in another session. Raises SessionFull when that has no room, ValueError for one too large."""
+        payload = encode_message(message)
+        check_size(recipient.session, payload)
+        self.append_payload(recipient, payload, receipt)
 
     def append_payload(
         self, recipient: Recipient, payload: bytes, receipt: str | None = None, *, beyond: bool = False

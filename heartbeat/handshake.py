@@ -17,7 +17,6 @@ __all__ = [
     "HEAD_LIMIT",
     "has_body",
     "http_refusal",
-    "is_proxied",
     "origin_refusal",
     "path_of",
     "request_headers",
@@ -76,18 +75,13 @@ def _same_host(origin: str, host: str) -> bool:
     return page.hostname == here.hostname and (ports[0] or default) == (ports[1] or default)
 
 
-def is_proxied(headers: Mapping[str, str]) -> bool:
-    """Whether a proxy passed a request on, as far as its headers tell."""
-    return any(name in _PROXIES or name.startswith("x-forwarded-") for name in headers)
-
-
 def speaks_for_itself(headers: Mapping[str, str]) -> bool:
     """Whether a request from this machine can be its own user's: by its headers (names in lower case), nobody else's.
 
     Not when a proxy passed it on, nor when a page sent it that a browser was tricked into taking for
     this machine's (DNS rebinding): such a page names a host that is neither `localhost` nor an address.
     """
-    if is_proxied(headers):
+    if any(name in _PROXIES or name.startswith("x-forwarded-") for name in headers):
         return False
     return not headers.get("origin") or _is_this_machine(headers.get("host", ""))
 

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from heartbeat.core.client_link import ClientLink
 from heartbeat.core.errors import PeerError, Unconfirmed
 from heartbeat.core.link import LinkStatus
-from heartbeat.core.messages import error_frame, unknown_type
+from heartbeat.core.messages import error_frame, re_of, unknown_type
 from heartbeat.core.opening import Declared
 from heartbeat.core.server_link import ServerLink
 from heartbeat.core.session import Session
@@ -189,6 +189,10 @@ class Heartbeat:
         edge: Edge = self._heartbeat  # type: ignore[assignment]  # messages come by it
         name = edge.link.client_id if edge.link is not None else None
         channel = edge.channel if edge.channel is not None and edge.channel.session.sid else None
+        if channel is not None and channel.is_waiting:
+            # What answers it would be kept, beyond the bound, for somebody who confirms nothing of what is.
+            edge.write(error_frame(PeerError("full", "confirm what was sent before", re_of(message))))
+            return
         handling = Handling(channel, None, name, edge.write)
         result = self._heartbeat_take(message, handling)
         if result is None:

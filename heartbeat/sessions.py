@@ -86,6 +86,8 @@ class Sessions:
                 if channel is not None and seq is not None:
                     channel.kept(seq, effect)
                     touched[channel] = None
+                elif channel is not None:
+                    channel.release(len(effect.payload))
             elif isinstance(effect, Mark):
                 channel = self.channels.get(effect.sid)
                 if channel is not None:
@@ -94,6 +96,16 @@ class Sessions:
                         channel.marks[effect.key] = effect.value
         for channel in touched:
             channel.pump()
+
+    def undo(self, effects: Sequence[Effect]) -> None:
+        """Owner: these effects were not committed: what they were to append gives its room back."""
+        for effect in effects:
+            channel = self.channels.get(effect.sid) if isinstance(effect, Append) else None
+            if channel is not None and isinstance(effect, Append):
+                channel.release(len(effect.payload))
+
+    def lost(self, channel: Channel) -> None:
+        """Owner: the store has a session no more; a client's goes on to its window, and is then said to be lost."""
 
     def begin(
         self, channel: Channel, declared: Declared, then: Callable[[], object], *, wanted: Callable[[], bool]
@@ -155,7 +167,11 @@ class Sessions:
         """Have effects that belong to no numbered message carried out."""
         if effects:
             appended = self.store.append(effects)
-            when(appended, lambda numbers: self.apply(effects, numbers), warn)
+            when(appended, lambda numbers: self.apply(effects, numbers), lambda failure: self._undo(failure, effects))
+
+    def _undo(self, failure: Failure, effects: Sequence[Effect]) -> None:
+        warn(failure)
+        self.undo(effects)
 
     def suspend(self, reason: str) -> None:
         """This process lets go of all sessions; they go on in their store."""

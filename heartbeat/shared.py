@@ -49,10 +49,12 @@ def is_local(address: object) -> bool:
 class Shared:
     """The common part of either end."""
 
+    _log = Logger()
+
     def __init__(self, factory: Any, settings: Settings) -> None:
         self.factory = factory
         self.settings = settings
-        self.ticker = Ticker(factory.reactor, settings.tick, on_tick=self._ticked, on_wake=self._woke)
+        self.ticker = Ticker(factory.reactor, settings.tick, on_tick=self._tick, on_wake=self._woke)
         self.handlers: dict[str, Handler] = {}
         self.sessions = self._make_sessions()
         #: The connections there are.
@@ -90,6 +92,12 @@ class Shared:
     def _make_sessions(self) -> Sessions:
         return Sessions(self.settings, self.ticker, getattr(self.factory, "heartbeat_store", None))
 
+    def _tick(self, now: float) -> None:
+        try:
+            self._ticked(now)
+        except Exception:  # noqa: BLE001  # whatever it is: every connection's timers come with the next tick
+            self._log.failure("a tick failed; this is a bug")
+
     def _ticked(self, now: float) -> None:
         """A tick has passed."""
         self.sessions.ticked(now)
@@ -102,8 +110,6 @@ class ServerShared(Shared):
     """A server's: the register besides, and the announcements of who joined and who left."""
 
     sessions: ServerSessions
-
-    _log = Logger()
 
     def __init__(self, factory: Any, settings: Settings) -> None:
         # The settings have filled in what was left open.

@@ -89,7 +89,7 @@ class Head:
     write; `window` is in seconds; `detached_at` in seconds since 1970, None while somebody is connected.
     """
 
-    sid: str
+    sid: str = field(repr=False)
     epoch: str
     client_id: str
     window: float
@@ -225,7 +225,7 @@ class MemoryStore:
     def open(self, head: Head) -> None:
         """Store: begin a session."""
         if head.sid in self._entries:
-            raise StoreError(f"session {head.sid} is in the store already")
+            raise StoreError("the session is in the store already")
         self._entries[head.sid] = _Entry(head)
 
     def append(self, effects: Sequence[Effect]) -> Numbers:
@@ -275,9 +275,9 @@ class MemoryStore:
     def _entry(self, sid: str, fence: int | None = None) -> _Entry:
         entry = self._entries.get(sid)
         if entry is None:
-            raise StoreError(f"session {sid} is not in the store")
+            raise StoreError("the session is not in the store")
         if fence is not None and fence != entry.fence:
-            raise StoreError(f"session {sid} was taken over: fence {fence}, not {entry.fence}")
+            raise StoreError(f"the session was taken over: fence {fence}, not {entry.fence}")
         return entry
 
     def _forget(self, sid: str, receipt: str | None) -> None:

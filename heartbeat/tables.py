@@ -113,7 +113,7 @@ class Tables:
         try:
             self._execute("INSERT INTO sessions (sid, epoch, client_id, window) VALUES (?, ?, ?, ?)", begun)
         except sqlite3.IntegrityError:
-            raise StoreError(f"session {head.sid} is in the store already") from None
+            raise StoreError("the session is in the store already") from None
 
     def append(self, effects: Iterable[Effect]) -> Numbers:
         """Carry out effects."""
@@ -176,9 +176,9 @@ class Tables:
             "SELECT id, sent, confirmed, fence FROM sessions WHERE sid = ?", (_bytes(sid),)
         ).fetchone()
         if found is None:
-            raise StoreError(f"session {sid} is not in the store")
+            raise StoreError("the session is not in the store")
         if fence is not None and fence != found[3]:
-            raise StoreError(f"session {sid} was taken over: fence {fence}, not {found[3]}")
+            raise StoreError(f"the session was taken over: fence {fence}, not {found[3]}")
         return found[0], found[1], found[2]
 
     def _append(self, effect: Append) -> int | None:

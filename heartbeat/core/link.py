@@ -336,7 +336,7 @@ class Link:
         seq = number_of(message, "seq", 1)
         if seq is None:
             raise no_number(message, "seq", 1)
-        what: dict[str, Any] | PeerError = message
+        what: dict[str, Any] | PeerError | bytes = message if session.is_idle else payload
         try:
             check_type(message)
         except PeerError as error:

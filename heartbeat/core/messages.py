@@ -55,6 +55,7 @@ __all__ = [
     "error_frame",
     "no_number",
     "number_of",
+    "numberless",
     "ping_frame",
     "pong_frame",
     "re_of",
@@ -110,6 +111,17 @@ def decode_object(payload: bytes) -> dict[str, Any]:
         message = _decode_slowly(payload, str(reason))
     if type(message) is not dict:
         raise PeerError("bad-message", "a message is a JSON object")
+    return message
+
+
+def numberless(payload: bytes) -> dict[str, Any] | PeerError:
+    """The message in a numbered frame, as it was sent; the error where it is too deep to be decoded from here."""
+    try:
+        message = decode_object(payload)
+    except PeerError as error:
+        return error
+    del message["seq"]
+    message.pop("ack", None)
     return message
 
 

@@ -5,7 +5,7 @@ Reads the members of an `onopen` and of its answer, and refuses what they must n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from heartbeat.core.errors import PeerError
@@ -28,7 +28,7 @@ class Opening:
     beats: str | None
     interval: float | None
     claimed: str | None
-    token: str | None
+    token: str | None = field(repr=False)
     resume: Resume | None
 
 
@@ -36,7 +36,8 @@ class Opening:
 class Declared:
     """The session that a server declares; `window` in seconds, `reason` why an older one was not resumed."""
 
-    sid: str
+    # Whoever knows it can resume the session: it has no business in a log.
+    sid: str = field(repr=False)
     epoch: str
     client_id: str
     resumed: bool

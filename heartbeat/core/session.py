@@ -8,7 +8,7 @@ are numbered 1, 2, 3 … in each direction, for as long as the session lives.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from heartbeat.core.errors import CloseCode, PeerError, SessionFull, StateError, Violation
@@ -34,7 +34,7 @@ class Bounds(NamedTuple):
 class Resume:
     """What a client says of the session it comes back to; `last` and `sent` are its own numbers."""
 
-    sid: str
+    sid: str = field(repr=False)
     epoch: str
     last: int
     sent: int
@@ -42,10 +42,13 @@ class Resume:
 
 
 class Arrived(NamedTuple):
-    """A numbered message that waits for its handler, or the error that it deserves; `size` in bytes of JSON."""
+    """A numbered message that waits for its handler, or the error that it deserves; `size` in bytes of JSON.
+
+    One that has to wait for others is still the frame: decoded it may be twenty times as large.
+    """
 
     seq: int
-    message: dict[str, Any] | PeerError
+    message: dict[str, Any] | PeerError | bytes
     size: int
 
 
@@ -236,7 +239,7 @@ class Session:
         """Whether nothing waits for its handler, and none is running."""
         return self._running is None and not self._queue
 
-    def take(self, seq: int, message: dict[str, Any] | PeerError, size: int, *, trusted: bool = False) -> bool:
+    def take(self, seq: int, message: dict[str, Any] | PeerError | bytes, size: int, *, trusted: bool = False) -> bool:
         """A numbered message arrived; False when it is a duplicate. Raises Violation: 4010, or 1008 for too many.
 
         The number counts before anything else is judged. Who is `trusted` never sends too many.

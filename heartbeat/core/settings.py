@@ -7,7 +7,7 @@ and nothing changes afterwards. Seconds and bytes throughout; only the wire spea
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from heartbeat.core.errors import PeerError, SettingError
@@ -183,7 +183,7 @@ class Settings:
     frames: bool = False
     #: Client: who to say we are, and by what right.
     client_id: str | None = None
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
 
     #: Server: absence after which a leave is announced; None is 40 s, or more where the delays are longer.
     grace: float | None = None

@@ -617,6 +617,18 @@ def test_a_numbered_message_is_the_sessions_and_comes_as_it_was_sent(make):
     assert numbers(running) == (0, 0, 1, 0, False)
 
 
+@pytest.mark.parametrize("make", [server_in, client_in])
+def test_a_numbered_message_behind_another_waits_as_it_came(make):
+    """Decoded it may take twenty times as much."""
+    running = session()
+    first, second = b'{"type":"a","seq":1}', b'{"type":"b","seq":2}'
+    says(make(running), first, second)
+
+    assert running.next() == Arrived(1, {"type": "a"}, len(first))
+    running.finished()
+    assert running.next() == Arrived(2, second, len(second))
+
+
 def test_an_error_may_be_numbered_too():
     running = session()
 

@@ -21,6 +21,7 @@ from heartbeat.core.messages import (
     encode,
     error_frame,
     number_of,
+    numberless,
     ping_frame,
     pong_frame,
     re_of,
@@ -101,6 +102,16 @@ def test_an_object_that_is_a_message_is_handed_on():
     message = {"type": "onchat"}
 
     assert check_type(message) is message
+
+
+@pytest.mark.parametrize("ack", [b"", b',"ack":3'])
+def test_a_numbered_frame_without_its_numbers_is_the_message_as_it_was_sent(ack):
+    assert numberless(b'{"type":"onchat","to":"bob","seq":1%b}' % ack) == {"type": "onchat", "to": "bob"}
+
+
+def test_what_cannot_be_decoded_is_the_error_that_it_deserves():
+    """The same frame may be too deep from one place and not from another."""
+    assert numberless(b'{"seq":').code == "bad-json"
 
 
 # Refused

@@ -118,6 +118,19 @@ def test_room_is_taken_while_a_message_is_on_its_way_into_the_store():
     assert (end.is_storing, end.weight, end.is_full, outgoing(end)) == (False, 16, True, (1, 0, 1, 16))
 
 
+def test_what_was_given_away_is_what_was_ever_written():
+    """What is committed above it nobody has seen, on whichever connection."""
+    end = sent(3)
+    assert end.given_away == 0
+    end.next_frame()
+    end.next_frame()
+    end.resume(1)
+
+    assert end.given_away == 2
+    written(end)
+    assert end.given_away == 3
+
+
 def test_room_that_was_given_back_is_there_again():
     end = session(messages=1)
     end.admit(16)

@@ -319,7 +319,7 @@ def test_a_newer_schema_is_refused(make, turns, path):
         ("nowhere/sessions.db", "No such file or directory"),
         ("file/sessions.db", "Not a directory"),
         ("folder", "unable to open database file"),
-        ("a\0b", "embedded null byte"),
+        ("a\0b", "embedded null"),
     ],
 )
 def test_what_cannot_be_made_is_refused_and_the_thread_is_gone(make, turns, tmp_path, name, why):
@@ -327,7 +327,10 @@ def test_what_cannot_be_made_is_refused_and_the_thread_is_gone(make, turns, tmp_
     (tmp_path / "folder").mkdir()
     store = make(tmp_path / name)
 
-    assert refusal(store.start(), turns) == f"the store {tmp_path / name} cannot be used: {why}"
+    # The words are the system's, and Python's, which differ by its version.
+    head, said, end = refusal(store.start(), turns).partition("cannot be used: ")
+    assert (head, said) == (f"the store {tmp_path / name} ", "cannot be used: ")
+    assert why in end
     for thread in threads():
         thread.join(PATIENCE)
     assert threads() == []
@@ -542,8 +545,8 @@ def test_what_can_never_be_done_fails_alone_and_wholly(store, turns, disk):
         turns.result(unknown)
     with pytest.raises(OverflowError):
         turns.result(too_big)
-    assert refusal(stale, turns) == "session s1 was taken over: fence 1, not 0"
-    assert refusal(again, turns) == "session s1 is in the store already"
+    assert refusal(stale, turns) == "the session was taken over: fence 1, not 0"
+    assert refusal(again, turns) == "the session is in the store already"
     (head,) = turns.result(store.start()).heads
     assert head == Head("s1", "e1", "alice", 120.0, sent=2)
 

@@ -296,7 +296,7 @@ def test_who_has_lost_a_session_fails_and_changes_nothing(store, write, fence):
     store.take_over("a", 1)
     before = store.start()
 
-    with pytest.raises(StoreError, match=f"^session a was taken over: fence {fence}, not 1$"):
+    with pytest.raises(StoreError, match=f"^the session was taken over: fence {fence}, not 1$"):
         WRITES[write](store, "a", fence)
 
     assert store.start() == before
@@ -307,7 +307,7 @@ def test_who_has_lost_a_session_fails_and_changes_nothing(store, write, fence):
 
 @pytest.mark.parametrize("write", [*WRITES, "replay"])
 def test_an_unknown_session_fails_and_changes_nothing(store, write):
-    with pytest.raises(StoreError, match=r"^session gone is not in the store$"):
+    with pytest.raises(StoreError, match=r"^the session is not in the store$"):
         {**WRITES, "replay": lambda store, sid, _fence: store.replay(sid, 0)}[write](store, "gone", 0)
 
     assert heads(store) == {"a": ALICE, "b": BOB}
