@@ -171,7 +171,7 @@ class Proxy(Factory):
 async def test_a_message_of_50_mb_at_5_mb_a_second_convicts_nobody_in_either_direction():
     """Beating at 0.5 s, between library ends: the ping behind it is no dead peer's, nor the pong behind it."""
     size, rate = 50_000_000, 5_000_000
-    raised = {"interval": 0.5, "message_limit": 100_000_000}
+    raised = {"interval": 0.5, "message_limit": 100_000_000, "kept_bytes": 100_000_000, "sessions_bytes": 2_000_000_000}
     with real_server(json.dumps(raised)) as server:
         port = int(server.url().split(":")[2].split("/")[0])
         listening = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(Proxy(port, rate))
