@@ -251,7 +251,7 @@ def memory(count: int) -> None:
 
 def the_bound(bound: int) -> None:
     """Fill the room of all sessions, and go on."""
-    # As heartbeat/admission.py books them.
+    # As heartbeat/register.py books them.
     weight = 4096 + KEPT * (512 + SIZE)
     room = bound // weight
     count = int(TIMES * room)

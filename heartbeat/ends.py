@@ -112,8 +112,8 @@ class ServerEdge(Edge):
 
     def judge(self, opening: Opening | None) -> None:
         """Have the opening judged; until it is, nothing more is read."""
-        sessions = self.shared.sessions
-        judging = sessions.judge_plain(self) if opening is None else sessions.judge(self, opening)
+        admission = self.shared.admission
+        judging = admission.judge_plain(self) if opening is None else admission.judge(self, opening)
         judging.addErrback(lambda failure: self.guarded(failure.raiseException))
         if self.waits:
             self._paused = True

@@ -15,11 +15,12 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from heartbeat.admission import ServerSessions
+from heartbeat.admission import Admission
 from heartbeat.channel import Channel
 from heartbeat.core.errors import Unconfirmed
 from heartbeat.core.presence import Presence, Standing
 from heartbeat.core.settings import Settings
+from heartbeat.register import ServerSessions
 from heartbeat.sessions import Sessions
 from heartbeat.ticker import Ticker
 
@@ -115,6 +116,7 @@ class ServerShared(Shared):
         # The settings have filled in what was left open.
         self.presence = Presence(settings.grace or 0.0, settings.grace_away or 0.0)
         super().__init__(factory, settings)
+        self.admission = Admission(self.sessions, getattr(factory, "heartbeat_authenticator", None))
         #: Connections without a session by their client ids, where somebody writes to clients by name.
         self.plain: dict[str, dict[Any, None]] | None = None
         #: Called with its edge when a connection is gone.
@@ -160,7 +162,7 @@ class ServerShared(Shared):
     @property
     def plain_pages(self) -> str:
         """What becomes of pages that open no session: `allow`, `refuse`, or `judge` where somebody is to be asked."""
-        asks = self.sessions.authenticator is not None
+        asks = self.admission.authenticator is not None
         level0 = self.settings.level0 or ("refuse" if asks else "allow")
         return "judge" if asks and level0 == "allow" else level0
 
@@ -197,13 +199,8 @@ class ServerShared(Shared):
 
     def _make_sessions(self) -> Sessions:
         factory = self.factory
-        return ServerSessions(
-            self.settings,
-            self.ticker,
-            self.presence,
-            store=getattr(factory, "heartbeat_store", None),
-            authenticator=getattr(factory, "heartbeat_authenticator", None),
-        )
+        store = getattr(factory, "heartbeat_store", None)
+        return ServerSessions(self.settings, self.ticker, self.presence, store=store)
 
     def _ticked(self, now: float) -> None:
         super()._ticked(now)

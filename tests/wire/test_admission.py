@@ -30,7 +30,7 @@ def serve_with(serve):
 
     def serve_with(authenticator, **settings):
         factory = serve(**settings)
-        factory.heartbeat.sessions.authenticator = authenticator
+        factory.heartbeat.admission.authenticator = authenticator
         return factory
 
     return serve_with

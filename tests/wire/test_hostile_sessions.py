@@ -5,7 +5,7 @@ from test_chat import Person
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import formatEvent
 
-from heartbeat import HeartbeatServerFactory, Settings, admission
+from heartbeat import HeartbeatServerFactory, Settings, register
 from heartbeat.chat import Chat, GroupChat
 from heartbeat.core.errors import StoreError
 from heartbeat.core.opening import opening
@@ -381,7 +381,7 @@ def test_a_reply_that_its_client_would_not_take_is_the_handlers_mistake(serve_on
 
 def test_when_all_windows_end_at_once_they_end_a_thousand_a_tick(serve_on, person, gone, world, monkeypatch):
     """After a restart of the server they do; whoever is there is not to wait for it."""
-    monkeypatch.setattr(admission, "_ENDS", 2)
+    monkeypatch.setattr(register, "_ENDS", 2)
     factory = serve_on(window=60.0)
     people = [person(name) for name in ("a", "b", "c", "d", "e")]
     world.drop()

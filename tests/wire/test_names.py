@@ -184,6 +184,7 @@ LAYERS = (
     ("ticker", "handling", "tables", "model"),
     ("channel", "sqlite"),
     ("sessions",),
+    ("register",),
     ("admission",),
     ("shared",),
     ("edge",),
