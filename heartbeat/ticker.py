@@ -189,7 +189,10 @@ class Ticker:
         self._turn = None
         turning, self._turning = self._turning, []
         for then in turning:
-            then()
+            try:
+                then()
+            except Exception:  # noqa: BLE001  # whatever it is: the others have their turn
+                _log.failure("a turn failed; this is a bug")
 
 
 class Alarm:

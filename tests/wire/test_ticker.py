@@ -223,6 +223,20 @@ def test_a_turn_lets_the_reactor_read_before(clock, ticker):
     assert order == ["one", "two"]
 
 
+def test_a_turn_that_fails_is_logged_and_the_others_are_taken(clock, ticker, failures):
+    order = []
+
+    def fails():
+        raise ZeroDivisionError
+
+    ticker.turn(fails)
+    ticker.turn(lambda: order.append("two"))
+    clock.advance(0)
+
+    assert order == ["two"]
+    assert len(failures.flush(ZeroDivisionError)) == 1
+
+
 def test_what_asks_for_a_turn_within_a_turn_gets_the_next():
     machine, order = Machine(), []
     ticker = Ticker(machine, TICK)
