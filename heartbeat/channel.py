@@ -221,29 +221,35 @@ class Channel:
         if self.ended:
             return
         self.ended = reason
-        session, sent = self.session, self._sent or ()
-        waiting = [*(self._under_way or ()), *(self._pending or ())]
-        payloads = [*session.kept, *(payload for payload, _ in waiting)]
-        error = Unconfirmed(tuple(map(decode_object, payloads)), reason)
+        session = self.session
+        error, waiting = self._never_confirmed()
         if session.sid:
             effects: list[Effect] = []
-            for one in sent:
+            for one in self._sent or ():
                 if one.receipt is not None:
                     effects += self._owner.settled(one.receipt, confirmed=False)
             self._commit(self._owner.store.expire(session.sid, session.fence, effects), effects)
         self._owner.over(self, error)
-        self._fail([one.deferred for one in sent] + [deferred for _, deferred in waiting], error)
+        self._fail(waiting, error)
 
     def suspend(self, reason: str) -> Unconfirmed:
         """This process lets go of the session, which goes on in its store; returns what was not confirmed by then."""
         if self.ended:
             return Unconfirmed((), self.ended)
         self.ended = reason
+        error, waiting = self._never_confirmed()
+        self._fail(waiting, error)
+        return error
+
+    def _never_confirmed(self) -> tuple[Unconfirmed, list[QuietDeferred | None]]:
+        """The messages that were never confirmed, in the order they were sent, and who waits for that."""
         waiting = [*(self._under_way or ()), *(self._pending or ())]
         payloads = [*self.session.kept, *(payload for payload, _ in waiting)]
-        error = Unconfirmed(tuple(map(decode_object, payloads)), reason)
-        self._fail([one.deferred for one in self._sent or ()] + [deferred for _, deferred in waiting], error)
-        return error
+        deferreds = [one.deferred for one in self._sent or ()]
+        return Unconfirmed(tuple(map(decode_object, payloads)), self.ended), [
+            *deferreds,
+            *(deferred for _, deferred in waiting),
+        ]
 
     def _fail(self, waiting: Sequence[QuietDeferred | None], error: Unconfirmed) -> None:
         self._sent = self._under_way = self._pending = None
