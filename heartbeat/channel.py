@@ -77,6 +77,10 @@ class Owner(Protocol):
         """A message with this receipt is kept."""
         ...
 
+    def queued(self, channel: Channel) -> None:
+        """Messages wait for their handlers, or do not any more."""
+        ...
+
     def settled(self, receipt: str, *, confirmed: bool) -> Sequence[Effect]:
         """A message with this receipt was confirmed, or lost with its session: what follows."""
         ...
@@ -115,7 +119,7 @@ class Channel:
     `connection` carries it now, None while nobody does; `ended` is the word for why it is over, empty
     while it lives. `waits` makes it handle nothing while it is full: a server's does, which answers what
     it handles; a client's must not, or two full ends would wait for each other. `marks` are the texts
-    remembered for the session; `accounts`, `detached_at` and `progress_at` are its owner's.
+    remembered for the session; `accounts`, `booked`, `detached_at` and `progress_at` are its owner's.
     """
 
     __slots__ = (
@@ -129,6 +133,7 @@ class Channel:
         "_waits",
         "_written",
         "accounts",
+        "booked",
         "connection",
         "detached_at",
         "ended",
@@ -143,6 +148,7 @@ class Channel:
         self.ended = ""
         self.marks: dict[str, str] = {}
         self.accounts: tuple[str, ...] = ()
+        self.booked = 0
         self.detached_at = 0.0
         self.progress_at = 0.0
         self._owner = owner
@@ -449,8 +455,10 @@ class Channel:
                 self._handle(arrived)
         finally:
             self._looping = False
-        if session.owes and not self.ended:
-            self._owner.owes(self)
+        if not self.ended:
+            self._owner.queued(self)
+            if session.owes:
+                self._owner.owes(self)
         if self.connection is None and session.is_idle:
             self._last = None
 

@@ -214,7 +214,8 @@ class ServerSessions(Sessions):
         del mine[sid]
         if not mine:
             del self._by_client[client_id]
-        self._accounts.book(channel.accounts, -_cost(channel.session))
+        self._accounts.book(channel.accounts, -_cost(channel.session) - channel.booked)
+        channel.booked = 0
         self._presence.release(client_id)
         self._gone[sid] = channel.ended if channel.ended != "closed" else "unknown"
         if len(self._gone) > _REMEMBERED:
@@ -262,6 +263,23 @@ class ServerSessions(Sessions):
     def credit(self, channel: Channel, size: int) -> None:
         """Owner: so many bytes less."""
         self._accounts.book(channel.accounts, -size - _MESSAGE)
+
+    def queued(self, channel: Channel) -> None:
+        """Owner: what waits for its handler is kept too; where there is no room for it, nothing more is read."""
+        count, size = channel.session.waiting
+        size += _MESSAGE * count
+        more, channel.booked = size - channel.booked, size
+        if not more:
+            return
+        self._accounts.book(channel.accounts, more)
+        if more < 0:
+            return
+        try:
+            self.make_room(channel.accounts, 0, channel)
+        except SessionFull:
+            if channel.connection is not None:
+                # It comes back, and with it what was not handled.
+                channel.connection.cut(CloseCode.OVERLOAD, "too much waits to be handled")  # type: ignore[attr-defined]  # as above
 
     def settled(self, receipt: str, *, confirmed: bool) -> Sequence[Effect]:
         """Owner: what follows from the fate of a message with a receipt: the first copy confirmed, or the last lost."""

@@ -70,6 +70,9 @@ class Sessions:
     def credit(self, channel: Channel, size: int) -> None:
         """Owner: so many bytes less."""
 
+    def queued(self, channel: Channel) -> None:
+        """Owner: messages wait for their handlers; a client has one session only, which has its bound."""
+
     def noted(self, receipt: str) -> None:
         """Owner: a message with a receipt is kept."""
 

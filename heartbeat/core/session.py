@@ -239,6 +239,12 @@ class Session:
         """Whether nothing waits for its handler, and none is running."""
         return self._running is None and not self._queue
 
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """How many messages wait for their handlers or are with them, and the bytes of their JSON."""
+        count = len(self._queue or ()) + (self._running is not None)
+        return count, self._queued_bytes
+
     def take(self, seq: int, message: dict[str, Any] | PeerError | bytes, size: int, *, trusted: bool = False) -> bool:
         """A numbered message arrived; False when it is a duplicate. Raises Violation: 4010, or 1008 for too many.
 

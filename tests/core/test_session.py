@@ -118,6 +118,18 @@ def test_room_is_taken_while_a_message_is_on_its_way_into_the_store():
     assert (end.is_storing, end.weight, end.is_full, outgoing(end)) == (False, 16, True, (1, 0, 1, 16))
 
 
+def test_what_waits_for_its_handler_is_counted_until_that_has_finished():
+    end = received(2)
+    assert end.waiting == (2, 32)
+
+    end.next()
+    assert end.waiting == (2, 32)
+    end.finished()
+    assert end.waiting == (1, 16)
+    handle(end, 1)
+    assert end.waiting == (0, 0)
+
+
 def test_what_was_given_away_is_what_was_ever_written():
     """What is committed above it nobody has seen, on whichever connection."""
     end = sent(3)

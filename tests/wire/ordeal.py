@@ -567,8 +567,10 @@ class Ordeal:
             for key, message in end.named.items():
                 self.claim(message.told or message.reply or message.channel is None, "never told", key)
         sessions = self.factory.heartbeat.sessions
-        kept = [channel.session for channel in sessions.channels.values()]
-        weight = sum(4096 + 512 * session.count + session.weight for session in kept)
+        weight = 0
+        for channel in sessions.channels.values():
+            (waiting, queued), session = channel.session.waiting, channel.session
+            weight += 4096 + 512 * (session.count + waiting) + session.weight + queued
         self.claim(sessions.kept_bytes == weight, "books", sessions.kept_bytes, "and there is", weight)
         for channel in (*sessions.channels.values(), self.client._session.channel):
             self.claim(not channel.ended, "an ended session is at work", channel.ended)

@@ -438,6 +438,22 @@ def test_over_the_room_of_all_who_was_left_alone_longest_goes(keeping):
     assert sessions.kept_bytes == sum(4096 + 2 * 512 + channel.session.weight for channel in channels[1:])
 
 
+def test_what_waits_for_its_handler_is_on_the_account_too_and_is_read_no_further_than_there_is_room(keeping):
+    keeping.factory.register("slow", lambda protocol, message: Deferred())
+    page = keeping.enter(client_id="alice")
+    sid, sessions = page.messages[0]["sid"], keeping.factory.heartbeat.sessions
+    for seq in range(1, 5):
+        page.say({"type": "slow", "text": "x" * 30_000, "seq": seq})
+
+    assert (page.closed_with, page.close_reason) == (1013, "too much waits to be handled")
+    # The session is there, and what was handled by then is not lost.
+    channel = sessions.channels[sid]
+    assert channel.session.received == 4
+    assert sessions.kept_bytes == 4096 + channel.booked > 106_000
+    channel.end("gap")
+    assert sessions.kept_bytes == 0
+
+
 def test_a_session_that_was_ended_for_room_says_so(keeping, enter):
     page = enter(client_id="alice")
     page.say({"type": "ping"})
