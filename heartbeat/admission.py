@@ -193,7 +193,8 @@ class Admission:
         client_id = identity or claimed or candidate.given_id
         session = Session(new_sid(), self._sessions.epoch, client_id, self._sessions.bounds)
         channel = Channel(session, self._sessions, waits=True)
-        accounts = ["id " + client_id, *(["at " + candidate.address] if candidate.address else [])]
+        address = candidate.address
+        accounts = ["id " + client_id, *(["at " + address] if address else [])]
         try:
             self._sessions.make_room(accounts, SESSION, None)
         except SessionFull as full:

@@ -20,7 +20,7 @@ from twisted.web.iweb import IAgentEndpointFactory
 
 from heartbeat.channel import Channel
 from heartbeat.core.errors import PeerError
-from heartbeat.core.messages import re_of
+from heartbeat.core.messages import is_id, re_of
 from heartbeat.ends import ServerEdge
 from heartbeat.factory import HeartbeatServerFactory
 from heartbeat.handling import Handling
@@ -133,7 +133,7 @@ class AI:
 def _checked(message: dict[str, Any]) -> tuple[str | int, str]:
     """The id and the text of a question. Raises PeerError (`bad-message`)."""
     name, text = message.get("id"), message.get("text")
-    if not (type(name) is int and abs(name) < 2**63) and not (type(name) is str and 0 < len(name) <= 64):
+    if not is_id(name):
         raise PeerError("bad-message", "id must be text of 1 to 64 characters or a whole number", re_of(message))
     if type(text) is not str or not text:
         raise PeerError("bad-message", "text must be text, and not empty", name)

@@ -85,12 +85,16 @@ class Owner(Protocol):
         """A message with this receipt was confirmed, or lost with its session: what follows."""
         ...
 
-    def apply(self, effects: Sequence[Effect], numbers: Numbers) -> None:
-        """These effects are committed."""
-        ...
-
-    def undo(self, effects: Sequence[Effect]) -> None:
-        """These effects were not committed."""
+    def carry_out(
+        self,
+        result: Result[Numbers],
+        effects: Sequence[Effect],
+        *,
+        first: Callable[[], object] | None = None,
+        then: Callable[[], object] | None = None,
+        failed: Callable[[Failure], object] | None = None,
+    ) -> None:
+        """The store was asked to commit these effects: when it has, `first`, what they did, `then`; or `failed`."""
         ...
 
     def lost(self, channel: Channel) -> None:
@@ -234,7 +238,7 @@ class Channel:
             for one in self._sent or ():
                 if one.receipt is not None:
                     effects += self._owner.settled(one.receipt, confirmed=False)
-            self._commit(self._owner.store.expire(session.sid, session.fence, effects), effects)
+            self._owner.carry_out(self._owner.store.expire(session.sid, session.fence, effects), effects)
         self._owner.over(self, error)
         self._fail(waiting, error)
 
@@ -364,7 +368,8 @@ class Channel:
             self._owner.credit(self, one.size)
             if one.receipt is not None:
                 effects += self._owner.settled(one.receipt, confirmed=True)
-        self._commit(self._owner.store.confirm(session.sid, session.fence, session.confirmed, effects), effects)
+        confirmed = self._owner.store.confirm(session.sid, session.fence, session.confirmed, effects)
+        self._owner.carry_out(confirmed, effects)
         for one in done:
             if one.deferred is not None:
                 one.deferred.callback(None)
@@ -512,29 +517,9 @@ class Channel:
             if not self.ended:
                 session.finished()
 
-        result = self._owner.store.handle(session.sid, session.fence, arrived.seq, effects)
-        self._commit(result, effects, first=finished, then=self.run, failed=lambda: self._owner.lost(self))
-
-    def _commit(
-        self,
-        result: Result[Numbers],
-        effects: Sequence[Effect],
-        *,
-        first: Callable[[], object] | None = None,
-        then: Callable[[], object] | None = None,
-        failed: Callable[[], object] | None = None,
-    ) -> None:
-        def committed(numbers: Numbers) -> None:
-            if first is not None:
-                first()
-            self._owner.apply(effects, numbers)
-            if then is not None:
-                then()
-
         def not_committed(failure: Failure) -> None:
             _log.warn("{why}", why=failure.getErrorMessage())
-            self._owner.undo(effects)
-            if failed is not None:
-                failed()
+            self._owner.lost(self)
 
-        when(result, committed, not_committed)
+        result = self._owner.store.handle(session.sid, session.fence, arrived.seq, effects)
+        self._owner.carry_out(result, effects, first=finished, then=self.run, failed=not_committed)

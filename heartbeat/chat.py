@@ -13,7 +13,8 @@ from typing import Any
 
 from heartbeat.channel import Channel
 from heartbeat.core.errors import PeerError, SessionFull, Unconfirmed
-from heartbeat.core.messages import encode, re_of
+from heartbeat.core.messages import encode, is_id, re_of
+from heartbeat.core.session import MEMBERS
 from heartbeat.edge import Edge
 from heartbeat.factory import HeartbeatServerFactory
 from heartbeat.handling import Handling
@@ -28,8 +29,6 @@ _PLACE = 1536
 #: Groups that one session, or one connection without any, may be in.
 MOST_GROUPS = 100
 
-# What a frame adds to a message.
-_MEMBERS = 64
 _MARK = "group:"
 
 #: Where messages can be sent: a session, or a connection that has none.
@@ -52,7 +51,7 @@ class _Messages:
     def _encode(self, message: dict[str, Any], about: dict[str, Any]) -> bytes:
         """A message to others that follows from another. Raises PeerError when it is too long by what we add."""
         payload = encode(message)
-        if len(payload) + _MEMBERS > self._shared.settings.message_limit:
+        if len(payload) + MEMBERS > self._shared.settings.message_limit:
             raise PeerError("too-big", "the message is too long to be passed on", re_of(about))
         return payload
 
@@ -69,7 +68,7 @@ class Chat(_Messages):
     def _chat(self, protocol: Any, message: dict[str, Any]) -> None:
         handling: Handling = protocol.handling
         name, to, text = message.get("id"), message.get("to"), message.get("text")
-        if not _is_id(name) or type(to) is not str or type(text) is not str:
+        if not is_id(name) or type(to) is not str or type(text) is not str:
             raise PeerError("bad-message", "onchat has an id (text or a whole number), to and text", re_of(message))
         status = self._deliver(handling, name, to, self._letter(handling, message))
         handling.reply({"type": "onchat", "id": name, "status": status})
@@ -188,7 +187,7 @@ class GroupChat(_Messages):
             raise PeerError("bad-message", "group must be text of 1 to 64 characters", re_of(message))
         if type(action) is not str or action not in self._actions:
             raise PeerError("bad-message", "action must be one of " + ", ".join(self._actions), re_of(message))
-        if "id" in message and not _is_id(message["id"]):
+        if "id" in message and not is_id(message["id"]):
             raise PeerError("bad-message", "id must be text of 1 to 64 characters or a whole number", re_of(message))
         place = handling.sender if isinstance(handling.sender, Channel) else protocol._heartbeat
         self._actions[action](handling, place, name, message)
@@ -337,10 +336,3 @@ class GroupChat(_Messages):
 
 def _missed(name: str, missed: int) -> bytes:
     return encode({"type": "ongroupchat", "group": name, "missed": missed})
-
-
-def _is_id(name: object) -> bool:
-    """Whether an error could name it, and so could a status."""
-    if type(name) is int:
-        return abs(name) < 2**63
-    return type(name) is str and 0 < len(name) <= 64

@@ -239,6 +239,14 @@ class Edge:
         self.protocol.sendMessage(payload)
         return QuietDeferred.fired()
 
+    def adopt(self, channel: Channel, admitted: Callable[[], Effects]) -> None:
+        """Carry this session from now on: first what admits it says, then what waits in it."""
+        self.channel = channel
+        channel.attach(self)
+        self.carry(admitted())
+        channel.pump()
+        channel.run()
+
     def cut(self, code: int, reason: str) -> None:
         """Close, and read nothing more."""
         self.dead = True

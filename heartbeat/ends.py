@@ -84,11 +84,7 @@ class ServerEdge(Edge):
             return
         self._forget_plain()
         self._go_on()
-        self.channel = channel
-        channel.attach(self)
-        self.carry(link.admitted(channel.session, self.now(), resumed=resumed, reason=reason))
-        channel.pump()
-        channel.run()
+        self.adopt(channel, lambda: link.admitted(channel.session, self.now(), resumed=resumed, reason=reason))
 
     def named(self, client_id: str) -> None:
         """Candidate: it opens no session, and this is who it is."""
@@ -194,13 +190,9 @@ class ClientEdge(Edge):
 
     def admit(self, channel: Channel) -> None:
         """The session is there: carry it."""
-        if not self.is_there() or self.link is None:
-            return
-        self.channel = channel
-        channel.attach(self)
-        self.carry(self.link.admitted(channel.session, self.now()))
-        channel.pump()
-        channel.run()
+        link = self.link
+        if link is not None and self.is_there():
+            self.adopt(channel, lambda: link.admitted(channel.session, self.now()))
 
     def leave(self, code: int | None) -> None:
         """The connection is gone."""

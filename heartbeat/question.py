@@ -17,10 +17,11 @@ from twisted.python.failure import Failure
 from heartbeat.channel import Channel
 from heartbeat.core.errors import PeerError, SessionFull
 from heartbeat.core.messages import encode, error_frame
+from heartbeat.core.session import MEMBERS
 from heartbeat.ends import ServerEdge
 from heartbeat.model import Answer, Model
 from heartbeat.shared import ServerShared
-from heartbeat.store import Append, Effect, Mark, Numbers, when
+from heartbeat.store import Append, Effect, Mark
 
 __all__ = ["MARK", "InSession", "OnConnection", "Question"]
 
@@ -29,8 +30,6 @@ _log = Logger()
 #: What stands before the id in the mark of a question.
 MARK = "ai:"
 
-# What a frame adds to a message in a session, as the channel counts it: `seq` and `ack`.
-_MEMBERS = 64
 # No room, and nobody who would tell when there is some: look again after so many seconds.
 _LOOK_AGAIN = 1.0
 
@@ -62,7 +61,7 @@ class Question:
         # The bytes of these in JSON, and how many there are in one message at most. A quarter of what is kept, or a
         # small bound would never have room.
         self._size = 0
-        self._most = min(shared.settings.message_limit, shared.settings.kept_bytes // 4) - _MEMBERS
+        self._most = min(shared.settings.message_limit, shared.settings.kept_bytes // 4) - MEMBERS
         self._bare = len(self._delta(""))
         self._room = self._most - self._bare
         self._last: bytes | None = None
@@ -221,11 +220,8 @@ class InSession(Question):
         if is_last:
             effects.append(Mark(channel.session.sid, MARK + self.key, None))
         self._under_way += 1
-        when(
-            self._shared.sessions.store.append(effects),
-            lambda numbers: self._committed(effects, numbers),
-            lambda failure: self._not_committed(failure, len(payload)),
-        )
+        sessions = self._shared.sessions
+        sessions.carry_out(sessions.store.append(effects), effects, then=self._committed, failed=self._not_committed)
         return True
 
     def _may_append(self) -> bool:
@@ -256,14 +252,12 @@ class InSession(Question):
         self._awaits_room = False
         self.pass_on()
 
-    def _committed(self, effects: list[Effect], numbers: Numbers) -> None:
+    def _committed(self) -> None:
         self._under_way -= 1
-        self._shared.sessions.apply(effects, numbers)
         self.pass_on()
 
-    def _not_committed(self, failure: Failure, size: int) -> None:
+    def _not_committed(self, failure: Failure) -> None:
         _log.warn("an answer to {client_id} is lost: {why}", client_id=self._client_id, why=failure.getErrorMessage())
-        self._channel.release(size)
         self.drop()
 
 

@@ -15,7 +15,7 @@ from heartbeat.core.errors import Unconfirmed
 from heartbeat.core.opening import Declared
 from heartbeat.core.session import Bounds, Session
 from heartbeat.core.settings import Settings
-from heartbeat.store import Append, Effect, Head, Kept, Mark, MemoryStore, Numbers, Store, when
+from heartbeat.store import Append, Effect, Head, Kept, Mark, MemoryStore, Numbers, Result, Store, when
 from heartbeat.ticker import Alarm, Ticker
 
 __all__ = ["ACK_AFTER", "Sessions", "session_of", "warn"]
@@ -80,8 +80,40 @@ class Sessions:
         """Owner: what follows from the fate of a message with a receipt; a client gives none."""
         return ()
 
-    def apply(self, effects: Sequence[Effect], numbers: Numbers) -> None:
-        """Owner: these effects are committed: keep and write what they appended."""
+    def carry_out(
+        self,
+        result: Result[Numbers],
+        effects: Sequence[Effect],
+        *,
+        first: Callable[[], object] | None = None,
+        then: Callable[[], object] | None = None,
+        failed: Callable[[Failure], object] | None = None,
+    ) -> None:
+        """Owner: the store was asked to commit these effects: when it has, `first`, what they did, `then`; or `failed`.
+
+        Without `failed` it is only said that it has not.
+        """
+
+        def committed(numbers: Numbers) -> None:
+            if first is not None:
+                first()
+            self._apply(effects, numbers)
+            if then is not None:
+                then()
+
+        def not_committed(failure: Failure) -> None:
+            self._undo(effects)
+            (failed or warn)(failure)
+
+        when(result, committed, not_committed)
+
+    def commit(self, effects: Sequence[Effect]) -> None:
+        """Have effects that belong to no numbered message carried out."""
+        if effects:
+            self.carry_out(self.store.append(effects), effects)
+
+    def _apply(self, effects: Sequence[Effect], numbers: Numbers) -> None:
+        """These effects are committed: keep and write what they appended."""
         touched: dict[Channel, None] = {}
         for effect, seq in zip(effects, numbers, strict=True):
             if isinstance(effect, Append):
@@ -100,8 +132,8 @@ class Sessions:
         for channel in touched:
             channel.pump()
 
-    def undo(self, effects: Sequence[Effect]) -> None:
-        """Owner: these effects were not committed: what they were to append gives its room back."""
+    def _undo(self, effects: Sequence[Effect]) -> None:
+        """These effects were not committed: what they were to append gives its room back."""
         for effect in effects:
             channel = self.channels.get(effect.sid) if isinstance(effect, Append) else None
             if channel is not None and isinstance(effect, Append):
@@ -165,16 +197,6 @@ class Sessions:
         owing, self._owing = self._owing, set()
         for channel in owing:
             channel.acknowledge()
-
-    def commit(self, effects: Sequence[Effect]) -> None:
-        """Have effects that belong to no numbered message carried out."""
-        if effects:
-            appended = self.store.append(effects)
-            when(appended, lambda numbers: self.apply(effects, numbers), lambda failure: self._undo(failure, effects))
-
-    def _undo(self, failure: Failure, effects: Sequence[Effect]) -> None:
-        warn(failure)
-        self.undo(effects)
 
     def suspend(self, reason: str) -> None:
         """This process lets go of all sessions; they go on in their store."""

@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import json
 import re as regex
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
@@ -53,6 +53,7 @@ __all__ = [
     "decode_object",
     "encode",
     "error_frame",
+    "is_id",
     "no_number",
     "number_of",
     "numberless",
@@ -231,6 +232,13 @@ def error_frame(error: PeerError) -> bytes:
     if error.re is not None:
         message["re"] = error.re
     return encode(message)
+
+
+def is_id(value: object) -> TypeGuard[str | int]:
+    """Whether a message can be named by it, in an error and in a status: text of 1 to 64 characters, a whole number."""
+    if type(value) is int:
+        return abs(value) < 2**63
+    return type(value) is str and 0 < len(value) <= 64
 
 
 def re_of(message: dict[str, Any]) -> str | int:

@@ -19,7 +19,6 @@ from heartbeat.core.messages import (
     error_frame,
     pong_frame,
     re_of,
-    unknown_type,
 )
 from heartbeat.core.monitor import Monitor, State, Traffic
 from heartbeat.core.opening import Opening, opening
@@ -110,10 +109,6 @@ class ServerLink(Link):
             self._base = Standing.AWAY
             self._stand()
         return effects
-
-    def unknown(self, message: dict[str, Any]) -> Effects:
-        """The application takes no such message: say so."""
-        return self._refuse(unknown_type(message))
 
     def admitted(self, session: Session, now: float, *, resumed: bool = False, reason: str = "") -> Effects:
         """What `Judge` asked is decided: the session, and whose it is; `reason` is why another was not resumed.

@@ -139,7 +139,7 @@ class Session:
     @property
     def is_full(self) -> bool:
         """Whether no further message has room, or none but a short one."""
-        return self._count() >= self.bounds.messages or self._bytes() >= self.bounds.bytes
+        return self.count >= self.bounds.messages or self.weight >= self.bounds.bytes
 
     @property
     def is_written(self) -> bool:
@@ -163,31 +163,31 @@ class Session:
     @property
     def weight(self) -> int:
         """The bytes of all that is kept, and of what is on its way into the store."""
-        return self._bytes()
+        return self.kept_bytes + self._admitted_bytes
 
     @property
     def count(self) -> int:
         """How many messages are kept, or on their way into the store."""
-        return self._count()
+        return self.sent - self.confirmed + self._admitted
 
     def has_room(self, size: int) -> bool:
         """Whether a message of `size` bytes has room."""
-        return self._count() < self.bounds.messages and self._bytes() + size <= self.bounds.bytes
+        return self.count < self.bounds.messages and self.weight + size <= self.bounds.bytes
 
     def has_room_beyond(self, size: int) -> bool:
         """Whether an answer of `size` bytes has room, beyond the bound: up to twice as much."""
-        return self._count() < 2 * self.bounds.messages and self._bytes() + size <= 2 * self.bounds.bytes
+        return self.count < 2 * self.bounds.messages and self.weight + size <= 2 * self.bounds.bytes
 
     def half_full(self, size: int) -> bool:
         """Whether a message of `size` bytes more would take the session over half of its bound."""
-        return (self._count() + 1) * 2 > self.bounds.messages or (self._bytes() + size) * 2 > self.bounds.bytes
+        return (self.count + 1) * 2 > self.bounds.messages or (self.weight + size) * 2 > self.bounds.bytes
 
     def admit(self, size: int, *, beyond: bool = False) -> None:
         """Take room for a message on its way into the store, even `beyond` the bound. Raises SessionFull."""
         if not beyond and not self.has_room(size):
-            kept, most = self._count(), self.bounds
+            kept, most = self.count, self.bounds
             raise SessionFull(
-                f"{kept} messages of {self._bytes()} bytes wait to be confirmed, and at most {most.messages} of"
+                f"{kept} messages of {self.weight} bytes wait to be confirmed, and at most {most.messages} of"
                 f" {most.bytes} bytes are kept (settings kept_limit, kept_bytes)"
             )
         self._admitted += 1
@@ -319,9 +319,3 @@ class Session:
         """A rule was broken on a live connection; True when it is the second time with no progress between."""
         before, self._stumbled_at = self._stumbled_at, (self.confirmed, self.received)
         return before == self._stumbled_at
-
-    def _count(self) -> int:
-        return self.sent - self.confirmed + self._admitted
-
-    def _bytes(self) -> int:
-        return self.kept_bytes + self._admitted_bytes

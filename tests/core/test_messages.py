@@ -20,6 +20,7 @@ from heartbeat.core.messages import (
     decode_object,
     encode,
     error_frame,
+    is_id,
     number_of,
     numberless,
     ping_frame,
@@ -590,3 +591,29 @@ def test_an_error_frame_says_the_code_the_sentence_and_what_it_is_about(error, f
 def test_an_error_names_the_id_where_that_is_short_and_else_the_type(message, name):
     assert re_of(message) == name
     assert type(re_of(message)) is type(name)
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        *((value, True) for value in ("m", "x" * 64, 0, -(2**63) + 1)),
+        *((value, False) for value in ("", "x" * 65, 2**63, True, 1.0, None, [])),
+    ],
+)
+def test_a_message_is_named_by_short_text_or_a_whole_number(value, named):
+    assert is_id(value) is named
+
+
+def test_a_message_that_the_application_does_not_take_is_an_unknown_type():
+    assert error_frame(unknown_type({"type": "onchat", "id": "m1"})) == (
+        b'{"type":"error","code":"unknown-type","detail":"nobody here takes messages of type onchat","re":"m1"}'
+    )
+
+
+def test_an_unknown_type_is_quoted_in_part_if_it_is_long():
+    kind, shown = "x" * 1000, b"x" * 64
+
+    assert error_frame(unknown_type({"type": kind})) == (
+        b'{"type":"error","code":"unknown-type","detail":"nobody here takes messages of type %b","re":"%b"}'
+        % (shown, shown)
+    )

@@ -182,21 +182,6 @@ def test_a_ping_of_the_limit_is_answered_and_a_longer_one_refused():
     )
 
 
-def test_a_message_that_the_application_does_not_take_is_an_unknown_type():
-    assert server().unknown({"type": "onchat", "id": "m1"}) == (
-        b'{"type":"error","code":"unknown-type","detail":"nobody here takes messages of type onchat","re":"m1"}',
-    )
-
-
-def test_an_unknown_type_is_quoted_in_part_if_it_is_long():
-    kind, shown = "x" * 1000, b"x" * 64
-
-    assert server().unknown({"type": kind}) == (
-        b'{"type":"error","code":"unknown-type","detail":"nobody here takes messages of type %b","re":"%b"}'
-        % (shown, shown),
-    )
-
-
 # Level 1
 
 
