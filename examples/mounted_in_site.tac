@@ -18,6 +18,7 @@ from twisted.web.server import Site
 from twisted.web.static import Data
 
 from heartbeat import HeartbeatServerFactory, Settings
+from heartbeat.web import browser_client
 
 LISTEN = os.environ.get("LISTEN", "tcp:8080:interface=127.0.0.1")
 
@@ -37,6 +38,8 @@ PAGE = b"""<!doctype html>
 
 root = Resource()
 root.putChild(b"", Data(PAGE, "text/html; charset=utf-8"))
+# For pages that want more than this one: import { HeartbeatClient } from "/heartbeat.js"
+root.putChild(b"heartbeat.js", browser_client())
 root.putChild(b"ws", WebSocketResource(HeartbeatServerFactory(Settings(interval=5.0))))
 
 # twistd looks for this name.

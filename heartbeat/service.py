@@ -78,18 +78,21 @@ class HeartbeatService(MultiService):
         if reactor is None:
             from twisted.internet import reactor  # noqa: PLC0415  # importing this module installs none
         self.settings = settings or Settings()
+        served, ai = tuple(dict.fromkeys(messages)), ai or {}
+        for word in served:
+            if word not in MESSAGES:
+                raise SettingError("messages", word, "some of " + ", ".join(MESSAGES))
         self.factory = factory or HeartbeatServerFactory(
             self.settings,
-            site=make_site(reactor),
+            # Without a model's URL every question is refused, so the page does not invite any.
+            site=make_site(reactor, [word for word in served if word != "ai" or ai.get("url")]),
             paths=PATHS,
             store=store,
             authenticator=authenticator,
             reactor=reactor,
         )
-        for word in messages:
-            if word not in MESSAGES:
-                raise SettingError("messages", word, "some of " + ", ".join(MESSAGES))
-            MESSAGES[word](self.factory, ai or {})
+        for word in served:
+            MESSAGES[word](self.factory, ai)
         self.ports: list[Any] = []
         for description in (listen,) if isinstance(listen, str) else listen:
             self._add_listener(description, reactor)

@@ -1,4 +1,4 @@
-"""`twistd heartbeat`: the options, and the service they make. Opens no file, thread or socket."""
+"""`twistd heartbeat`: the options, and the service they make. Leaves no file, thread or socket open."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Options(usage.Options):
                 trust_client_ids=bool(self["trust-client-ids"]),
                 origins=tuple(self["origin"]),
             )
-            # Nothing is opened by this; a wrong endpoint or limit is said now, and not by a traceback later.
+            # Nothing is left open by this; a wrong endpoint or limit is said now, and not by a traceback later.
             self.service()
         except SettingError as error:
             name = _OPTION_OF.get(error.name, error.name.replace("_", "-"))

@@ -1,75 +1,60 @@
 """The site behind a server: what a plain HTTP request on the heartbeat's port gets.
 
-Starts no timer. twisted.web's own access log would keep one a second and take the time of day from
-the reactor, which says 1970 under a monotonic one.
+Starts no timer of its own: twisted.web's access log would keep one a second and take the time of day from the reactor,
+which says 1970 under a monotonic one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from twisted.logger import Logger
 from twisted.web.http import HTTPChannel
-from twisted.web.pages import notFound
-from twisted.web.resource import Resource
-from twisted.web.server import Site
+from twisted.web.server import Request, Site
 
-from heartbeat._version import __version__
+from heartbeat.handshake import path_of
+from heartbeat.web.answers import Refusal
+from heartbeat.web.resources import live_page
 
 __all__ = ["make_site"]
 
-_PAGE = """\
-txheartbeat {version}
-
-This is a WebSocket heartbeat server. Connect to /ws on this port and say
-
-    {{"type": "ping"}}
-
-every few seconds; it answers
-
-    {{"type": "ping", "status": "pong", "clients": 1}}
-
-or run: heartbeat-client {scheme}://{host}/ws
-"""
+# Asked for by browsers and not by people.
+_UNTOLD = frozenset({b"/favicon.svg", b"/favicon.ico"})
 
 
-class _Page(Resource):
-    """The plain page."""
+class _Request(Request):
+    """A request of which the answer is decided by its path alone."""
 
-    isLeaf = False
-
-    def getChild(self, path: bytes, request: Any) -> Resource:
-        if path == b"ws":
-            return _Upgrade()  # type: ignore[no-untyped-call]  # Twisted's
-        return self if path == b"" else notFound()
-
-    def render_GET(self, request: Any) -> bytes:
-        request.setHeader(b"content-type", b"text/plain; charset=utf-8")
-        request.setHeader(b"x-content-type-options", b"nosniff")
-        host = request.getHeader(b"host") or b"HOST:PORT"
-        scheme = "wss" if request.isSecure() else "ws"
-        return _PAGE.format(version=__version__, scheme=scheme, host=host.decode("latin-1")[:255]).encode()
-
-
-class _Upgrade(Resource):
-    """Where the WebSocket is: a request that does not ask for one is told to."""
-
-    isLeaf = True
-
-    def render_GET(self, request: Any) -> bytes:
-        request.setResponseCode(426)
-        request.setHeader(b"upgrade", b"websocket")
-        request.setHeader(b"content-type", b"text/plain; charset=utf-8")
-        return b"here speaks a WebSocket: ask for an upgrade to it\n"
+    def process(self) -> None:
+        """Twisted's: the request is complete."""
+        # RFC 9112, section 3.2.2: "a server MUST accept the absolute-form in requests".
+        self.path = path_of(b" ".join((self.method, self.uri, self.clientproto))).encode("latin-1")
+        super().process()  # type: ignore[no-untyped-call]  # Twisted's
 
 
 class _Channel(HTTPChannel):
     """Answers one request and closes: what is kept open here is WebSockets."""
 
+    site: Site
+
+    _answered = False
+
     def checkPersistence(self, request: Any, version: bytes) -> bool:
         """Twisted's: whether another request may follow."""
         request.responseHeaders.setRawHeaders(b"connection", [b"close"])
         return False
+
+    def dataReceived(self, data: bytes) -> None:
+        """Twisted's: bytes arrived; what follows the request is nothing to us."""
+        if not self._answered:
+            super().dataReceived(data)  # type: ignore[no-untyped-call]  # Twisted's
+
+    def requestDone(self, request: Any) -> None:
+        """Twisted's: a request was answered, and whoever does not read the answer is not waited for without an end."""
+        self._answered = True
+        self.setTimeout(self.site.timeOut)  # type: ignore[no-untyped-call]  # Twisted's
+        super().requestDone(request)  # type: ignore[no-untyped-call]  # Twisted's
 
 
 class _Site(Site):
@@ -78,6 +63,7 @@ class _Site(Site):
     #: For the protocol that hands over to us: twisted.web would write a body to disk before anybody asked for it.
     takes_bodies = False
 
+    requestFactory = _Request
     protocol = _Channel  # type: ignore[assignment]  # a factory of one of its kind; ours speaks no HTTP/2
 
     _log = Logger()
@@ -90,15 +76,20 @@ class _Site(Site):
 
     def log(self, request: Any) -> None:
         """Twisted's: a request was answered."""
+        if request.path in _UNTOLD:
+            return
         self._log.info(
             "{method} {uri} {code} from {peer}",
-            method=request.method.decode("latin-1"),
-            uri=request.uri.decode("latin-1")[:200],
+            method=request.method[:200].decode("latin-1"),
+            uri=request.uri[:200].decode("latin-1"),
             code=request.code,
             peer=request.getClientAddress().host if hasattr(request.getClientAddress(), "host") else "a local peer",
         )
 
 
-def make_site(reactor: Any) -> Site:
-    """The site of a server on `reactor`."""
-    return _Site(_Page(), reactor=reactor)  # type: ignore[no-untyped-call]  # Twisted's
+def make_site(reactor: Any, messages: Iterable[str] = ()) -> Site:
+    """The site of a server on `reactor` that serves these application messages."""
+    root: Any = live_page(messages)
+    headers = {"upgrade": "websocket", "connection": "upgrade, close"}
+    root.putChild(b"ws", Refusal(426, "here speaks a WebSocket: ask for an upgrade to it", headers))
+    return _Site(root, reactor=reactor)  # type: ignore[no-untyped-call]  # Twisted's

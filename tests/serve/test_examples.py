@@ -86,8 +86,8 @@ def assert_ends_quietly(program):
     assert not [line for line in said if "Traceback" in line or "Unhandled" in line or "was destroyed" in line], said
 
 
-def page_at(url, authority=None):
-    """The status, the type and the text of the page at / of the server with this WebSocket URL."""
+def page_at(url, authority=None, path="/"):
+    """The status, the type and the text of what is at `path` of the server with this WebSocket URL."""
     host, port = url.split("/")[2].split(":")
     if authority is None:
         connection = http.client.HTTPConnection(host, int(port), timeout=SOON)
@@ -95,7 +95,7 @@ def page_at(url, authority=None):
         context = ssl.create_default_context(cafile=authority)
         connection = http.client.HTTPSConnection(host, int(port), timeout=SOON, context=context)
     try:
-        connection.request("GET", "/")
+        connection.request("GET", path)
         answer = connection.getresponse()
         return answer.status, answer.getheader("Content-Type"), answer.read().decode()
     finally:
@@ -181,6 +181,9 @@ def test_the_server_mounted_beside_an_ordinary_page(tmp_path):
         status, kind, text = page_at(url)
         assert (status, kind) == (200, "text/html; charset=utf-8")
         assert "An ordinary page" in text
+        status, kind, text = page_at(url, path="/heartbeat.js")
+        assert (status, kind) == (200, "text/javascript; charset=utf-8")
+        assert "export class HeartbeatClient" in text
         assert_ends_quietly(server)
 
 
