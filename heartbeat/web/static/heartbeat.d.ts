@@ -17,7 +17,7 @@ export type LinkEvent =
 /** What is known of a link at the moment of a change. */
 export interface LinkStatus {
     readonly event: LinkEvent;
-    /** The heartbeat's; null while there is no link. */
+    /** The heartbeat's; null while there is no open WebSocket. */
     readonly state: State | null;
     /** A sentence for people. */
     readonly detail: string;
@@ -25,25 +25,30 @@ export interface LinkStatus {
     readonly silent_for_ms: number;
     /** Since the oldest ping without an answer. */
     readonly unanswered_for_ms: number;
-    /** The latest round trip. */
+    /** The latest round trip; null before the first that can be told. */
     readonly rtt_ms: number | null;
     /** Whether messages keep coming while pings go unanswered. */
     readonly busy: boolean;
-    /** 1 with a session, 0 with a server that only answers pings. */
+    /** 1 with a session; 0 without: while there is no link, or with a server that only answers pings. */
     readonly level: 0 | 1;
+    /** Who the server says we are, where it says so. */
     readonly client_id: string | null;
     /** How many clients are active on the server, where it says so. */
     readonly clients: number | null;
-    /** The wire's word for why a link is dead: `silent`, `no-pong`, `no-answer`, `refused`. */
+    /** The wire's word for why a link is dead: `silent`, `no-pong`, `refused`; else empty. */
     readonly reason: string;
-    /** The close code, of a link that was closed. */
+    /** The close code, of a link that the server closed with one. */
     readonly code: number | null;
-    /** While reconnecting: which attempt, and how long until it is made. */
+    /** Of `reconnecting` and `unreachable`: how many attempts that makes. What the server asked for is none. */
     readonly attempt: number | null;
+    /** Of `reconnecting`: how long until it is made. */
     readonly delay_ms: number | null;
 }
 
-/** A message of the application. `seq` and `ack` are the session's own. */
+/**
+ * A message of the application. `seq` and `ack` are the session's own, and so are the types `onopen`, `ping`, `ack`,
+ * `error` and `drain`: none of them may be sent. What the server could not take comes back as an `error`.
+ */
 export interface Message {
     type: string;
     [member: string]: unknown;
@@ -53,6 +58,7 @@ export interface Message {
 export interface Handling {
     /** Its number in the session, null where it has none. With `sid` it names the message for good. */
     readonly seq: number | null;
+    /** The name of the session, null where there is none. */
     readonly sid: string | null;
 }
 
@@ -78,30 +84,34 @@ export interface Options {
     /** Who to say we are, and by what right. */
     client_id?: string;
     token?: string;
-    /** Wishes to a server that declares the timing, settings with one that does not. */
+    /** Wishes to a server that declares the timing, settings with one that does not. An interval is at least 100 ms. */
     beats?: "client" | "server" | "both" | "none";
     interval_ms?: number;
     /** The clamp of the adaptive deadline for an answer. */
-    timeout_ms?: [number, number];
+    timeout_ms?: readonly [number, number];
     probe_ms?: number;
     tick_ms?: number;
     patience_ms?: number;
     /** Attempts to get back, and the nominal delay before each; the last one repeats. */
     attempts?: number;
-    delays_ms?: number[];
+    delays_ms?: readonly [number, ...number[]];
     open_timeout_ms?: number;
     /** Subprotocols to offer. */
     protocols?: string | string[];
 
-    /** Let a Worker keep the time, which nobody slows down in a hidden tab; true: one with this module as its script. */
+    /**
+     * Let a Worker keep the time, which nobody slows down in a hidden tab; true: one with this module as its script.
+     * Where a bundler made one script of many, that would be all of them: then bring a module Worker whose script
+     * imports this module, and whose name is `heartbeat-clock`. It is terminated by `close`.
+     */
     worker?: boolean | { postMessage(delay_ms: number): void; onmessage: ((event: any) => unknown) | null; terminate(): void };
-    /** Where the session is kept; default sessionStorage, null: nowhere. */
+    /** Where the session is kept; default the page's sessionStorage, null: nowhere. */
     storage?: SessionStore | null;
-    /** The name under which it is kept; by default made of the URL. */
+    /** The name under which it is kept; by default made of the URL without its query. */
     key?: string;
     /** The WebSocket class; default the global one. */
-    WebSocket?: new (url: string, protocols?: string | string[]) => Transport;
-    /** The window whose events are listened to; null: none. */
+    WebSocket?: new (url: string | URL, protocols: string | string[]) => Transport;
+    /** The window, whose events are listened to; default the global one where it has a document, null: none. */
     page?: any;
     /** Monotonic milliseconds, and milliseconds of the day. */
     clock?: () => number;
@@ -129,7 +139,8 @@ export class HeartbeatClient {
     /** How many messages of ours the server has not said it handled. */
     readonly unconfirmed: number;
 
-    /** Hooks: assign them, or override them. */
+    // Hooks: assign them, or override them.
+
     linkChanged(status: LinkStatus): unknown;
     /**
      * A message arrived. May return a promise: the next message waits for it, and only then is this one acknowledged.
@@ -141,26 +152,30 @@ export class HeartbeatClient {
     /** The session could not be resumed, and these messages were never confirmed. */
     sessionLost(error: Unconfirmed): unknown;
 
+    // To be called, and not to be overridden: each client has its own.
+
     /**
      * Send a message, now or when the link is open (again). Resolves when the server has handled it; without a
      * session when it was written. Rejects with Unconfirmed or SessionFull. May be ignored.
      * `volatile`: now or not at all, without a number.
      * Throws TypeError for what is no message.
      */
-    send(message: Message, how?: { volatile?: boolean }): Promise<void>;
+    readonly send: (message: Message, how?: { volatile?: boolean }) => Promise<void>;
     /** Resolves when `send` has room; rejects with Unconfirmed (of none) when the session is lost. */
-    whenRoom(): Promise<void>;
+    readonly whenRoom: () => Promise<void>;
     /** Resolves when the link is open; rejects with Unreachable when it will not be, by itself. */
-    whenOpen(): Promise<HeartbeatClient>;
+    readonly whenOpen: () => Promise<this>;
     /** Try again now: after `unreachable`, or instead of waiting for the next attempt. */
-    retry(): void;
+    readonly retry: () => void;
     /** Close for good, and end the session. */
-    close(): void;
+    readonly close: () => void;
 }
 
 /** Messages that the other end never said it had handled, in the order they were sent, and why: a word. */
 export class Unconfirmed extends Error {
+    constructor(messages: readonly Message[], reason: string);
     readonly messages: readonly Message[];
+    /** `expired`, `unknown`, `epoch`, `gap`, `auth`, `full`, `superseded`, `unreachable`, `too-big` or `closed`. */
     readonly reason: string;
 }
 
@@ -174,7 +189,7 @@ export class Unreachable extends Error {}
 
 export interface Timing {
     interval_ms: number;
-    timeout_ms: [number, number];
+    timeout_ms: readonly [number, number];
     probe_ms: number;
     watch_ms: number;
     tick_ms: number;
@@ -199,27 +214,36 @@ export class Monitor {
     /** A link that opens at `at.now`. `watches`: this end sends no pings, and grows suspicious of silence. */
     constructor(timing: Timing, watches: boolean, at: Moment);
     readonly state: State;
+    /** Why it is dead, else empty. */
     readonly reason: string;
     readonly busy: boolean;
+    /** How many pings and probes; the latest has this id. */
     readonly sent: number;
     readonly heard_at: number;
     readonly rtt_ms: number | null;
-    readonly srtt: number;
-    readonly rttvar: number;
+    /** RFC 6298's, of the round trips so far. */
+    readonly srtt: number | undefined;
+    readonly rttvar: number | undefined;
     readonly timing: Timing;
     readonly watches: boolean;
+
+    // To be called, and not to be overridden: each monitor has its own.
+
     /** When `check` is to be called; at once, in a turn of its own, when it has asked for that before it judges. */
-    next_at(): number;
-    open(): Effect;
-    declare(timing: Timing, watches: boolean): void;
-    heard(): void;
-    /** The round trip, null where it cannot be told, undefined where the id is of no ping of ours. */
-    answered(ping_id: number | undefined): number | null | undefined;
-    pinged(): void;
+    readonly next_at: () => number;
+    readonly open: () => Effect;
+    readonly declare: (timing: Timing, watches: boolean) => void;
+    readonly heard: () => void;
+    /**
+     * Without an id it answers the one ping in flight. The round trip, null where it cannot be told, undefined where
+     * the id is of no ping of ours that waits.
+     */
+    readonly answered: (ping_id?: number) => number | null | undefined;
+    readonly pinged: () => void;
     /** The next ping is due so much later, if none is out. */
-    hurry(ms: number): void;
-    woke(): Effect | undefined;
-    check(): Effect | undefined;
-    convict(reason: string): Effect;
-    unanswered_for(): number;
+    readonly hurry: (ms: number) => void;
+    readonly woke: () => Effect | undefined;
+    readonly check: () => Effect | undefined;
+    readonly convict: (reason: string) => Effect;
+    readonly unanswered_for: () => number;
 }

@@ -458,8 +458,8 @@ export class HeartbeatClient {
             };
         };
 
-        const report = (now_known) => {
-            status = now_known;
+        const report = (known) => {
+            status = known;
             hook("linkChanged", status);
         };
 
@@ -732,7 +732,7 @@ export class HeartbeatClient {
         const shelf = (what, text) => {
             try {
                 if (store === undefined) store = page?.sessionStorage;
-                return store?.[what](key, text);
+                return parse(store?.[what](key, text) ?? "[]");
             } catch (error) {
                 log.warn("the session will not survive a reload:", error);
                 const old = store;
@@ -765,7 +765,7 @@ export class HeartbeatClient {
         };
 
         /** The session that a page before this one left, and its messages; nothing where there is none. */
-        const left = () => parse(shelf("getItem") ?? "[]");
+        const left = () => shelf("getItem") ?? [];
 
         const keep = (text, resolve = nothing, reject = nothing) => {
             const size = size_of(text);
@@ -796,10 +796,11 @@ export class HeartbeatClient {
         /** The session is over; the next messages are sent in another. */
         const end = (reason) => {
             const lost = kept;
+            const waiting = rooms.splice(0);
             adopt();
             delete at.expiry;
-            settle(rooms, "reject", new Unconfirmed([], reason));
             lose(lost, reason);
+            settle(waiting, "reject", new Unconfirmed([], reason));
         };
 
         /** The server has declared this session: what waited for it goes out in it, as far as it has room. */
@@ -841,7 +842,7 @@ export class HeartbeatClient {
             }
         };
 
-        /** What `ack` says in a frame that goes out t.now. */
+        /** What `ack` says in a frame that goes out now. */
         const tell = () => {
             delete at.ack;
             untold = 0;
@@ -903,9 +904,7 @@ export class HeartbeatClient {
                         } else if (closed) never("closed");
                         else if (!session.sid && is_unreachable()) never("unreachable");
                         else if (is_full(size)) reject(full(size));
-                        else {
-                            append(text, resolve, reject);
-                        }
+                        else append(text, resolve, reject);
                     }),
                 );
                 ours.add(promise);
