@@ -35,7 +35,7 @@ const DEFAULTS = {
     client_id: undefined,
     token: undefined,
     beats: "client",
-    interval_ms: undefined,
+    interval_ms: 0,
     timeout_ms: [3000, 6000],
     probe_ms: 3000,
     tick_ms: 200,
@@ -137,6 +137,7 @@ export function Monitor(timing, watches, at) {
     const convict = (reason) => {
         self.state = "dead";
         self.reason = reason;
+        asked = null;
         deadline = Infinity;
         flights.clear();
         return ["convict", reason];
@@ -299,7 +300,9 @@ export class HeartbeatClient {
         for (const [name, value] of Object.entries(options)) {
             if (value === undefined) continue;
             const to = name in o ? o : self;
-            if (!(name in to) || (typeof o[name] === "number" && !(value >= 0))) {
+            // A number, or some of them, where the default is; not less than nothing, and not none at all.
+            const is_number = typeof [o[name]].flat()[0] === "number";
+            if (!(name in to) || (is_number && !(max(...[value].flat()) >= 0))) {
                 throw new TypeError(`there is no option ${name}: ${value}`);
             }
             to[name] = value;
@@ -308,7 +311,6 @@ export class HeartbeatClient {
         // Without the query, which may hold a token that changes.
         let key = o.key ?? `heartbeat ${`${url}`.split("?")[0]}`;
         while (in_use.has(key)) key += "+";
-        in_use.add(key);
         // Promises of `send`: a handler that returns one does not wait for it.
         const ours = new WeakSet();
         const listening = new AbortController();
@@ -346,6 +348,7 @@ export class HeartbeatClient {
             save();
             pump();
             owe();
+            if (!is_full()) settle(rooms, "resolve");
             clearTimeout(timer);
             let next = min(...Object.values(at));
             if (opened) next = min(next, monitor.next_at());
@@ -579,7 +582,7 @@ export class HeartbeatClient {
                 type: "onopen",
                 v: 1,
                 beats: o.beats,
-                interval_ms: o.interval_ms,
+                interval_ms: o.interval_ms || undefined,
                 session: sid && { sid, epoch, last: tell(), sent: reached, try: session.attempt },
                 // It was given that id, perhaps because the one it claimed was not honoured; it is whose the session is.
                 client_id: sid && (!o.client_id || /^c-/.test(was)) ? was : o.client_id,
@@ -592,7 +595,7 @@ export class HeartbeatClient {
 
         const timing_of = ({ interval_ms, timeout_ms, probe_ms, watch_ms }) => {
             const [low, high] = timeout_ms ?? [];
-            const interval = max(100, number(interval_ms, 1, o.interval_ms ?? 6000));
+            const interval = max(100, number(interval_ms, 1, o.interval_ms || 6000));
             const ceiling = number(high, 1, o.timeout_ms[1]);
             return {
                 ...o,
@@ -639,9 +642,7 @@ export class HeartbeatClient {
                 clients = count_of(answer);
                 const timing = timing_of(v ? answer : {});
                 monitor.declare(timing, watches(v ? beats : o.beats));
-                if (!v) return go_plain("open");
-                const detail = `open as ${name}, a beat every ${timing.interval_ms / 1000} s`;
-                if (!sid) return go_plain(detail);
+                if (!sid) return go_plain();
                 const { message, kept: most, kept_bytes } = answer.limits ?? {};
                 const bounds = {
                     most: number(most, 1, NEW.most),
@@ -666,7 +667,7 @@ export class HeartbeatClient {
                 }
                 delete at.expiry;
                 carries = true;
-                is_open(detail);
+                is_open(`open as ${name}, a beat every ${timing.interval_ms / 1000} s`);
             },
 
             ping(message, text) {
@@ -677,7 +678,7 @@ export class HeartbeatClient {
                     const rtt = monitor.answered(ping_id);
                     if (rtt === undefined) return;
                     clients = count_of(message);
-                    if (!opened) go_plain("open, the server knows plain pings");
+                    if (!opened) go_plain();
                     hook("pongReceived", rtt, clients);
                 } else if (status != null && !carries) carry(monitor.convict("refused"));
                 else {
@@ -703,7 +704,7 @@ export class HeartbeatClient {
         const count_of = ({ clients }) => (whole(clients) ? clients : null);
 
         /** There is no session to be had here: what waited for one goes out as it is. */
-        const go_plain = (detail) => {
+        const go_plain = () => {
             if (session.sid) end("unknown");
             if (!socket) return;
             const waiting = kept;
@@ -712,7 +713,7 @@ export class HeartbeatClient {
                 write(0, text);
                 resolve();
             }
-            is_open(detail);
+            is_open("open, without a session");
         };
 
         const is_open = (detail) => {
@@ -732,7 +733,7 @@ export class HeartbeatClient {
         const shelf = (what, text) => {
             try {
                 if (store === undefined) store = page?.sessionStorage;
-                return parse(store?.[what](key, text) ?? "[]");
+                return [...parse(store?.[what](key, text) ?? "[]")];
             } catch (error) {
                 log.warn("the session will not survive a reload:", error);
                 const old = store;
@@ -825,7 +826,6 @@ export class HeartbeatClient {
             dirty = true;
             for (const { size } of done) bytes_kept -= size;
             settle(done, "resolve");
-            if (!is_full()) settle(rooms, "resolve");
         };
 
         const pump = () => {
@@ -942,14 +942,15 @@ export class HeartbeatClient {
         });
         Object.defineProperties(self, {
             unconfirmed: { get: () => kept.length },
-            status: { get: () => (monitor ? describe(status.event, status.detail) : status) },
+            status: {
+                get() {
+                    enter();
+                    leave();
+                    return monitor ? describe(status.event, status.detail) : status;
+                },
+            },
         });
 
-        const listen = (target, ...kinds) => {
-            for (const kind of kinds) target?.addEventListener(kind, noticed, { signal: listening.signal });
-        };
-        listen(page, "online", "offline", "pageshow", "pagehide");
-        listen(page?.document, "visibilitychange", "resume");
         if (o.worker) {
             // Beside our own timer, not in its place: a worker may fail to start.
             worker = o.worker === true ? new Worker(import.meta.url, { type: "module", name: CLOCK }) : o.worker;
@@ -961,6 +962,12 @@ export class HeartbeatClient {
         enter();
         if (session.sid) at.expiry = t.now + session.window_ms;
         connect();
+        // Of one that could not even begin nothing is left behind.
+        in_use.add(key);
+        // The last two are the document's, and bubble. The controller brings its own signal.
+        for (const kind of ["online", "offline", "pageshow", "pagehide", "visibilitychange", "resume"]) {
+            page?.addEventListener(kind, noticed, listening);
+        }
         leave();
     }
 }
