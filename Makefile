@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Options for the server: make run OPTIONS="--interval 2"
 OPTIONS ?=
+# What the tests of the browser client need of npm.
+NODE_MODULES := tests/browser/node_modules
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all bench lint format clean
@@ -37,6 +39,12 @@ $(VENV)/lint: $(VENV)/test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
 	@touch $@
 
+$(NODE_MODULES)/made: tests/browser/package.json tests/browser/.npmrc
+	@command -v npm >/dev/null \
+		|| { echo "npm (with Node 18 or later) is needed for the tests of the browser client; make test does without"; exit 1; }
+	cd tests/browser && npm install --no-progress --loglevel=error
+	@touch $@
+
 run: $(VENV)/run
 	@echo
 	@echo "  Open:            http://127.0.0.1:9000/"
@@ -45,12 +53,14 @@ run: $(VENV)/run
 	@echo
 	@exec $(BIN)/twistd -n --pidfile= heartbeat --messages chat,group $(OPTIONS)
 
-# What is quick runs in two processes; what is slow measures, stalls and kills, and has the machine to itself.
+# What is quick runs in two processes; what is slow measures, stalls and kills, and has the machine to itself. The tests
+# in a browser wait for most of their time, some of them for three minutes: these begin, and the others run beside them.
 test: $(VENV)/test
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not faults and not browser'
 
-test-all: test
-	$(BIN)/python -m pytest -m 'slow or faults or browser'
+test-all: test $(NODE_MODULES)/made
+	$(BIN)/python -m pytest -m '(slow or faults) and not browser'
+	$(BIN)/python -m pytest -n 6 --maxschedchunk 1 -m browser
 
 bench: $(VENV)/test
 	$(BIN)/python benchmarks/sessions.py
@@ -65,4 +75,4 @@ format: $(VENV)/lint
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) $(NODE_MODULES) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -1,0 +1,79 @@
+"""What the tests in a browser share: Chromium, servers that live as long as a test, and which tests begin."""
+
+import json
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+# The programs that the tests of real sockets start are started here too.
+sys.path.append(str(Path(__file__).parents[1] / "serve"))
+
+from certificates import Certificates
+from chromium import Server, options_that_trust, start
+from processes import LOOPBACK, Program, twistd
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items):
+    """What takes minutes begins, where tests run beside each other.
+
+    xdist gives each of its processes two tests at first: one of those, and one that is quick.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    is_long = [bool(item.get_closest_marker("browser") and item.get_closest_marker("slow")) for item in items]
+    long = [item for item, counts in zip(items, is_long, strict=True) if counts]
+    rest = [item for item, counts in zip(items, is_long, strict=True) if not counts]
+    pairs = [one for pair in zip(long, rest, strict=False) for one in pair]
+    items[:] = pairs + [item for item in long + rest if item not in pairs]
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """A factory: `browser(*chromium_options)` is a webdriver, which is gone after the test."""
+    with ExitStack() as stack:
+
+        def make(*options):
+            driver = start(tmp_path / f"profile-{len(made)}", *options)
+            made.append(driver)
+            stack.callback(driver.quit)
+            return driver
+
+        made = []
+        yield make
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A factory: `server(*twistd_options, tls=False)` is a `twistd heartbeat`, with `url`, `ws` and `program`."""
+    with ExitStack() as stack:
+
+        def make(*options, tls=False):
+            trust = ()
+            if tls:
+                certificates = Certificates.issued_in(tmp_path)
+                options = ("--listen", certificates.listen, *options)
+                trust = options_that_trust(certificates.chain)
+            return Server(stack.enter_context(twistd(*options, cwd=tmp_path)), trust)
+
+        yield make
+
+
+@pytest.fixture
+def page_server(tmp_path):
+    """A factory: `page_server(tls=False, **settings)` is a server with the pages of these tests."""
+    with ExitStack() as stack:
+
+        def make(*, tls=False, **settings):
+            listen, trust = LOOPBACK, ()
+            if tls:
+                certificates = Certificates.issued_in(tmp_path)
+                listen, trust = certificates.listen, options_that_trust(certificates.chain)
+            command = [sys.executable, HERE / "page_server.py", json.dumps(settings), listen]
+            return Server(stack.enter_context(Program(command)), trust)
+
+        yield make
