@@ -380,7 +380,8 @@ class HeartbeatClient(Service):
     def _drained(self, connection: _Connection, shortest: float, longest: float) -> None:
         if connection is self._connection:
             now = self._ticker.now()
-            self._return_at = now + Backoff.drained(shortest, longest, self.settings.window, self._chance())
+            window = self._session.window or self.settings.window
+            self._return_at = now + Backoff.drained(shortest, longest, window, self._chance())
             self._return_by = now + longest
 
     def _connection_lost(self, connection: _Connection, failure: Failure) -> None:

@@ -35,7 +35,8 @@ class OwnSession:
         self._sessions = sessions
         self._ticker = ticker
         self._store = store
-        self._window = 0.0
+        #: For how long the server keeps the session for us, in seconds; 0 while none was declared.
+        self.window = 0.0
         self._expiry = Alarm(ticker, lambda now: self.end("expired"))
 
     @property
@@ -67,7 +68,7 @@ class OwnSession:
             self._sessions.channels[head.sid] = channel
             channel.restore([one.receipt for one in kept])
             channel.marks.update(head.marks)
-            self.channel, self._window = channel, head.window
+            self.channel, self.window = channel, head.window
             channel.carry_on(before)
             before = channel
             self._expiry.arm(self._ticker.now() + head.window)
@@ -101,7 +102,7 @@ class OwnSession:
             # Its window ended while the server took it up again.
             edge.cut(CloseCode.NORMAL, "the session has ended")
             return
-        self._window = declared.window
+        self.window = declared.window
         if known.sid != declared.sid or not declared.resumed:
             if known.sid:
                 self.end(declared.reason)
@@ -128,7 +129,7 @@ class OwnSession:
         if self.channel.connection is edge:
             self.channel.detach()
             heard = edge.link.monitor.heard_at if edge.link is not None else self._ticker.now()
-            self._expiry.arm(heard + self._window)
+            self._expiry.arm(heard + self.window)
 
     def end(self, reason: str) -> None:
         """The session is over; the next messages are sent in another."""

@@ -152,7 +152,7 @@ class ClientLink(Link):
     def _pinged(self, payload: bytes, message: dict[str, Any], now: float) -> Effects:
         status = message.get("status")
         if status == "pong":
-            confirmed = self._acknowledged(message)
+            confirmed = self._acknowledged(message.get("ack"))
             return (*confirmed, *self._answered(ping_id_of(message), _count(message), now))
         if status is not None and self.level == 0:
             return self._give_up("refused", now)
@@ -165,10 +165,10 @@ class ClientLink(Link):
         pong = pong_frame(payload, message, b'"status":"pong","ack":%d' % session.handled, OWNED_IN_SESSION)
         # A ping that is refused has neither told nor confirmed anything.
         session.tell()
-        return (*self._acknowledged(message), pong, _ASKED)
+        return (*self._acknowledged(message.get("ack")), pong, _ASKED)
 
     def _acked(self, payload: bytes, message: dict[str, Any], now: float) -> Effects:
-        return self._acknowledged(message)
+        return self._acknowledged(message.get("ack"))
 
     def _opening_answered(self, payload: bytes, message: dict[str, Any], now: float) -> Effects:
         if self.opened or message.get("status") != "ok":

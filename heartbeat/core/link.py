@@ -342,16 +342,15 @@ class Link:
         except PeerError as error:
             what = error
         taken = session.take(seq, what, len(payload), trusted=self._TRUSTS)
-        # Only now: a message that breaks off the connection has confirmed nothing either.
-        effects = self._acknowledged(message)
         # They are the session's; the application gets the message as it was sent.
         del message["seq"]
-        message.pop("ack", None)
+        # Only now: a message that breaks off the connection has confirmed nothing either.
+        effects = self._acknowledged(message.pop("ack", None))
         return effects + _RUN if taken else effects
 
-    def _acknowledged(self, message: dict[str, Any]) -> Effects:
+    def _acknowledged(self, upto: object) -> Effects:
         """What the member `ack` says, where a session runs."""
-        session, upto = self.session, message.get("ack")
+        session = self.session
         # What is no number confirms nothing; it is not answered, or two ends could go on about it for ever.
         if session is None or type(upto) is not int or upto < 0:
             return NOTHING

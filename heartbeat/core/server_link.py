@@ -212,7 +212,7 @@ class ServerLink(Link):
             raise PeerError("too-big", f"a ping is at most {self.settings.ping_limit} bytes", re_of(message))
         away = message.get("away") is True
         if message.get("status") == "pong":
-            confirmed = self._acknowledged(message)
+            confirmed = self._acknowledged(message.get("ack"))
             if not self.monitor.knows(ping_id_of(message)):
                 return confirmed
             self._beaten(now, away)
@@ -227,10 +227,10 @@ class ServerLink(Link):
         pong = pong_frame(payload, message, members, OWNED_IN_SESSION)
         # A ping that is refused has neither told nor confirmed anything.
         session.tell()
-        return (*self._acknowledged(message), pong, *joined)
+        return (*self._acknowledged(message.get("ack")), pong, *joined)
 
     def _acked(self, payload: bytes, message: dict[str, Any], now: float) -> Effects:
-        return self._acknowledged(message)
+        return self._acknowledged(message.get("ack"))
 
     def _opened(self, payload: bytes, message: dict[str, Any], now: float) -> Effects:
         if self.level > 0:

@@ -1,8 +1,6 @@
 // A server of docs/protocol.md as small as it can be, for walks by chance: one client, its sessions, in memory.
 // It notes each breach of the rules, of which a client of ours commits none.
 
-const BOUNDS = { message: 65536, ping: 1024, kept: 1000, kept_bytes: 1048576 };
-
 /** One session, as the server holds it. */
 class Session {
     sent = 0;
@@ -23,8 +21,8 @@ class Session {
 
 /**
  * `handled` is called with each message of the client's, once and in order within its session; `lost` with each of ours
- * that was not confirmed when its session ended. `window_ms` is how long a session is kept, `ack_ms` how long an
- * acknowledgement may wait for a frame that goes out anyway.
+ * that was not confirmed when its session ended. `window_ms` is how long a session is kept, `kept` how many messages of
+ * the client's may be unconfirmed, `ack_ms` how long an acknowledgement may wait for a frame that goes out anyway.
  */
 export class Server {
     epoch = 1;
@@ -38,12 +36,13 @@ export class Server {
     // What each socket that is open has come to: its session, once there is one.
     #sockets = new Map();
 
-    constructor(time, { handled, lost, window_ms, ack_ms = 50 }) {
+    constructor(time, { handled, lost, window_ms, kept, ack_ms = 50 }) {
         this.time = time;
         this.handled = handled;
         this.lost = lost;
         this.window_ms = window_ms;
         this.ack_ms = ack_ms;
+        this.limits = { message: 65536, ping: 1024, kept, kept_bytes: 1048576 };
     }
 
     // What happens to its sockets.
@@ -214,7 +213,7 @@ export class Server {
         const answer = {
             type: "onopen", status: "ok", client_id: "c-1", interval_ms: 6000, clients: 1, v: 1, sid,
             epoch: `e-${this.epoch}`, ...more, last: handled, sent, window_ms: this.window_ms, beats: "client",
-            watch_ms: 12000, timeout_ms: [3000, 6000], probe_ms: 3000, limits: BOUNDS,
+            watch_ms: 12000, timeout_ms: [3000, 6000], probe_ms: 3000, limits: this.limits,
         }; // prettier-ignore
         socket.say(JSON.stringify(answer));
     }

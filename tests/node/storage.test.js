@@ -250,19 +250,7 @@ describe("a storage that fails", () => {
         await talk.end();
     });
 
-    for (const text of [
-        "",
-        "{",
-        "null",
-        "[]",
-        "{}",
-        "7",
-        '"text"',
-        "[7]",
-        "[null]",
-        '[{"sid":"s-1"}]',
-        '[{"sid":"s-1"},[7]]',
-    ]) {
+    for (const text of ["", "{", "null", "[]", "{}", "7", '"text"', "[7]", "[null]"]) {
         test(`what is written there is nothing of ours (${text}): it begins afresh`, async () => {
             const storage = new Storage();
             storage.setItem("shop", text);

@@ -50,18 +50,23 @@ export class Walk {
     happened = {};
     #events;
 
-    /** `loses`: sessions may end, so that messages may be lost, and then somebody must be told. */
-    constructor(seed, { loses = false, slow = 0.1 } = {}) {
+    /**
+     * `loses`: sessions may end, so that messages may be lost, and then somebody must be told. `slow`: how many handlers
+     * take their time. `kept`: how many messages a session keeps.
+     */
+    constructor(seed, { loses = false, slow = 0.1, kept = 1000 } = {}) {
         this.seed = seed;
         this.chance = chance_of(seed);
         this.loses = loses;
         this.slow = slow;
+        this.kept = kept;
         this.#events = Object.entries(EVENTS).filter(([name]) => loses || !["crash", "absence"].includes(name));
         const { network, time } = this.browser;
         network.latency = this.pick([1, 20, 200]);
         this.server = new Server(time, {
             // Nobody is away for a day in a life that loses nothing.
             window_ms: loses ? 30000 : 86_400_000,
+            kept,
             handled: ({ n }) => void this.up.arrived.push(n),
             lost: ({ n }) => void this.down.lost.add(n),
         });
@@ -103,7 +108,9 @@ export class Walk {
 
     send_up() {
         const n = ++this.up.sent;
-        this.client.send({ type: "up", n, text: "x".repeat(this.chance() * 100) }).then(
+        // Some are so long that a few of them fill the buffer of a socket.
+        const text = "x".repeat(this.chance() * (this.chance() < 0.02 ? 40_000 : 20));
+        this.client.send({ type: "up", n, text }).then(
             () => this.up.resolved.add(n),
             (error) => (error.name === "SessionFull" ? this.up.full : this.up.lost).add(n),
         );
@@ -177,8 +184,9 @@ export class Walk {
         );
         assert.equal(client.unconfirmed, 0, "all is confirmed");
         if (!this.loses) {
-            const lost = [up.lost, up.full, down.lost, down.late].map(({ size }) => size);
-            assert.deepEqual(lost, [0, 0, 0, 0], "nothing was lost");
+            const lost = [up.lost, down.lost, down.late].map(({ size }) => size);
+            assert.deepEqual(lost, [0, 0, 0], "nothing was lost");
+            assert.ok(up.full.size === 0 || this.kept < 1000, "there was room for all");
             assert.equal(server.epoch, 1);
         }
     }

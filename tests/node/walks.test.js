@@ -18,7 +18,11 @@ async function live(seed, deliveries, options) {
 }
 
 describe("in a session that lives nothing is lost", () => {
-    for (const seed of seeds(1, 10)) test(`life ${seed}`, () => live(seed, 1500, {}));
+    for (const seed of seeds(1, 10)) test(`life ${seed}`, () => live(seed, 1200, {}));
+});
+
+describe("at the bound what has no room is told of at once, and nothing else is lost", () => {
+    for (const seed of seeds(501, 5)) test(`life ${seed}`, () => live(seed, 800, { kept: 1 + (seed % 7) }));
 });
 
 describe("where sessions end, whoever sent is told of what was not confirmed", () => {

@@ -1,4 +1,4 @@
-"""What a whole client does with a server that follows a script, as tests/vectors/exchanges.json tells it; here Python's.
+"""What a whole client does with a server that follows a script (tests/vectors/exchanges.json); here Python's client.
 
 The same exchanges are held by JavaScript's client, in tests/node/exchanges.test.js. The language of the file is told
 at its top. The server here is Autobahn's, and knows nothing but its script.

@@ -43,8 +43,10 @@ const STATES = {
     unreachable: [
         "Unreachable",
         "⊘",
-        ({ attempt, ...refused }) =>
-            `${attempt ? `${attempt} attempts have failed.` : sentence(refused)} Nothing more is tried until you ask for it.`,
+        ({ attempt, ...refused }) => {
+            const why = attempt ? `${attempt} attempts have failed.` : sentence(refused);
+            return `${why} Nothing more is tried until you ask for it.`;
+        },
     ],
 };
 

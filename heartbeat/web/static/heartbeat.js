@@ -739,7 +739,11 @@ export class HeartbeatClient {
                 const old = store;
                 store = null;
                 // A copy that is no longer kept up must never be resumed.
-                old?.removeItem(key);
+                try {
+                    old.removeItem(key);
+                } catch {
+                    // Where not even that can be done, there is none that anybody could read.
+                }
             }
         };
 
@@ -751,18 +755,18 @@ export class HeartbeatClient {
         };
 
         /** Go on with this session, and these messages kept in it; by default a new one that is yet to be declared. */
-        const adopt = (head = NEW, texts = []) => {
-            session = { ...head };
+        const adopt = (head, texts = []) => {
+            session = { ...NEW, ...head };
             kept = [];
             queue = [];
             bytes_kept = untold = 0;
             running = false;
             stumbled = "";
-            received = told = head.handled;
-            written = head.confirmed;
-            reached = head.sent;
+            received = told = session.handled;
+            written = session.confirmed;
+            reached = session.sent;
             dirty = true;
-            texts.forEach((text) => keep(text));
+            texts.forEach?.((text) => keep(text));
         };
 
         /** The session that a page before this one left, and its messages; nothing where there is none. */
@@ -807,7 +811,7 @@ export class HeartbeatClient {
         /** The server has declared this session: what waited for it goes out in it, as far as it has room. */
         const begin = (head) => {
             const waiting = kept;
-            adopt({ ...NEW, ...head });
+            adopt(head);
             const left_out = waiting.filter(({ text, size, resolve, reject }) => {
                 if (is_full(size)) return true;
                 append(text, resolve, reject);
