@@ -41,17 +41,21 @@ def test_plain_pages_stay_for_three_minutes_beside_a_server_that_is_stopped_and_
         server.program.resume()
         stops += 1
         seen.until("page.waiting_since === null", 10)
-        seen.until("page.pongs.length >= arguments[0]", 60, pongs + 2)
+        seen.until("page.pongs.length >= arguments[0]", 60, pongs + 4)
         assert server.has_lost_nobody()
     assert stops >= 6
-    assert sorted(server.events("present")[-1]["standings"].values()) == ["active", "away"]
-    pings = hidden.ask("page.pings")
-    assert max(later - sooner for sooner, later in pairwise(pings)) >= 50_000, "its timers were not slowed down"
-    for tab in (seen, hidden):
-        kept = tab.ask("page")
-        assert (kept["opens"], kept["reconnects"], kept["closes"], kept["asked"]) == (1, [], [], [])
+    # What is read of the hidden one is read when it is shown.
+    kept = {"seen": seen.ask("page"), "hidden": hidden.ask("page")}
+    assert (kept["seen"]["seen"], kept["hidden"]["seen"]) == ([], ["hidden", "visible"])
+    pings = kept["hidden"]["pings"]
+    assert max(later - sooner for sooner, later in pairwise(pings)) >= 50_000, (
+        f"its timers were not slowed down: {pings}"
+    )
+    assert any("away" in event["standings"].values() for event in server.events("present"))
+    for page in kept.values():
+        assert (page["opens"], page["reconnects"], page["closes"], page["asked"]) == (1, [], [], [])
         # Every ping but perhaps the latest has its answer.
-        assert len(kept["pings"]) - len(kept["pongs"]) <= 1
+        assert len(page["pings"]) - len(page["pongs"]) <= 1
 
 
 def test_a_page_from_a_file_is_served_where_null_is_named(browser, server):

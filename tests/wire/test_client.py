@@ -276,8 +276,9 @@ def test_a_window_that_has_begun_is_entered_at_once(serve, start_client, world, 
 
 
 def test_a_window_is_at_most_half_of_what_a_session_is_kept_for(serve, start_client, world, there):
-    serve()
-    client = start_client(chance=lambda: 0.999, window=10.0)
+    """As the server declares it."""
+    serve(window=10.0)
+    client = start_client(chance=lambda: 0.999)
     drain(there, 0, 60_000)
     world.advance(0.1)
     there()._heartbeat.close(1012, "going")
