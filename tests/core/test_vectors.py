@@ -70,6 +70,12 @@ def test_names_are_told_once():
         assert len(set(names)) == len(names)
 
 
+def test_what_is_one_languages_alone_says_why():
+    for vector in (*SCENARIOS, *WALKS, *WIRE["pongs"], *WIRE["messages"]):
+        assert ("only" in vector) == ("why" in vector)
+        assert vector.get("only", "python") in ("python", "js")
+
+
 @pytest.mark.parametrize("name", make.MADE)
 def test_what_is_recorded_is_what_python_does_today(name):
     """If this fails and the change is meant: `python tests/vectors/make.py`, and JavaScript has to follow."""
