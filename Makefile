@@ -9,13 +9,13 @@ OPTIONS ?=
 NODE_MODULES := tests/browser/node_modules
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all screenshots bench lint format clean
+.PHONY: help run test test-all pictures bench lint format clean
 
 help:
 	@echo "make run       set up, and start a heartbeat server on this machine (OPTIONS=\"--interval 2\")"
 	@echo "make test      set up, and run the test suite (under 90 seconds)"
 	@echo "make test-all  everything: also what is slow, needs root, or system packages"
-	@echo "make screenshots  take the pictures of the live page in docs/images anew"
+	@echo "make pictures  those of the live page in docs/images, taken anew (a few minutes)"
 	@echo "make bench     what sessions cost: memory, room, messages a second (under a minute)"
 	@echo "make lint      ruff, and mypy in its strict mode"
 	@echo "make format    let ruff format the code"
@@ -64,7 +64,7 @@ test-all: test $(NODE_MODULES)/made
 	$(BIN)/python -m pytest -n 6 --maxschedchunk 1 -m browser
 
 # The pictures in docs/images, taken anew: each state of the live page, on a phone and on a desk, dark and light.
-screenshots: $(VENV)/test $(NODE_MODULES)/made
+pictures: $(VENV)/test $(NODE_MODULES)/made
 	HEARTBEAT_SCREENSHOTS=1 $(BIN)/python -m pytest -n 2 -m browser tests/browser/test_live_page.py
 
 bench: $(VENV)/test
