@@ -24,6 +24,7 @@ const NEW = {
     sid: null,
     attempt: 0,
     sent: 0,
+    reached: 0,
     confirmed: 0,
     handled: 0,
     most: 1000,
@@ -302,7 +303,7 @@ export class HeartbeatClient {
             const to = name in o ? o : self;
             // A number, or some of them, where the default is; not less than nothing, and not none at all.
             const is_number = typeof [o[name]].flat()[0] === "number";
-            if (!(name in to) || (is_number && !(max(...[value].flat()) >= 0))) {
+            if (!(name in to) || (is_number && !(typeof value === typeof o[name] && max(...[value].flat()) >= 0))) {
                 throw new TypeError(`there is no option ${name}: ${value}`);
             }
             to[name] = value;
@@ -339,7 +340,11 @@ export class HeartbeatClient {
             }
             t.now = max(t.now, raw - late);
             t.written = t.given - (socket?.bufferedAmount ?? 0);
-            if (wall() - wall_due > 5000) woke();
+            if (wall() - wall_due > 5000) {
+                // Once, whatever the hooks do that are told of it.
+                wall_due = Infinity;
+                woke();
+            }
         };
 
         /** And what follows from it, in this order: nothing is told that is not written down. */
@@ -357,7 +362,8 @@ export class HeartbeatClient {
             due = wall_due = Infinity;
             // Where nothing is due a timer would only keep a program alive.
             if (next === Infinity) return;
-            const delay = max(0, next - t.now);
+            // A longer one than fits into 31 bits would be none.
+            const delay = max(0, min(next - t.now, 864e5));
             due = clock() + delay;
             wall_due = wall() + delay;
             // Armed anew after each message: timers of network callbacks are spared the throttling of hidden pages.
@@ -384,7 +390,6 @@ export class HeartbeatClient {
                     excused = false;
                 }
             }
-            if (t.now >= at.ack) write({ type: "ack", ack: tell() });
             if (t.now >= at.again) connect();
             else if (opened) carry(monitor.check());
             else if (t.now >= at.open) over("", "no answer in time");
@@ -404,8 +409,7 @@ export class HeartbeatClient {
                 // Another page of this tab may have carried the session on meanwhile.
                 const [head] = left();
                 if (head && head.sid + head.attempt !== session.sid + session.attempt) {
-                    lose(kept, "superseded");
-                    adopt(...left());
+                    end("superseded", ...left());
                 }
                 come_back();
             } else if (type === "visibilitychange") {
@@ -434,7 +438,7 @@ export class HeartbeatClient {
             const failed = (error) => log.error(`${name} failed:`, error);
             try {
                 const result = self[name](...values);
-                return result?.then && !ours.has(result) && result.then(nothing, failed);
+                return result?.then && !ours.has(result) && Promise.resolve(result).then(nothing, failed);
             } catch (error) {
                 failed(error);
             }
@@ -501,11 +505,9 @@ export class HeartbeatClient {
             return_by = -Infinity;
             refused = false;
             written = session.confirmed;
-            if (session.sid) {
-                // Written down before the socket can say it, so that no attempt is ever made twice.
-                session.attempt++;
-                dirty = true;
-            }
+            // Written down before the socket can say it, so that no attempt is ever made twice.
+            session.attempt++;
+            dirty = true;
             const mine = (socket = new o.WebSocket(url, o.protocols));
             at.open = t.now + o.open_timeout_ms;
             const when = (then) => entering((event) => mine === socket && then(event));
@@ -540,8 +542,8 @@ export class HeartbeatClient {
             if (socket || closed) return;
             // A few attempts, spread wide: the jitter comes after any cap, or a crowd would come back in step.
             const u = o.random();
-            let delay_ms = t.now <= return_by ? max(0, return_at - t.now) : /^101[23]$/.test(code) ? 1000 + 9000 * u : null;
-            refused = /^(100[0237-9]|1010|44..)$/.test(code);
+            let delay_ms = t.now <= return_by ? max(0, return_at - t.now) : /101[23]/.test(code) ? 1000 + 9000 * u : null;
+            refused = /100[0237-9]|1010|44../.test(code);
             // What the server asked for is no attempt, but only once between two stable links.
             if (refused) delay_ms = null;
             else if (delay_ms !== null && !excused) excused = true;
@@ -549,12 +551,12 @@ export class HeartbeatClient {
             else delay_ms = (o.delays_ms[attempt++] ?? o.delays_ms.at(-1)) * (0.5 + u);
             if (delay_ms !== null) {
                 at.again = t.now + delay_ms;
-                report(describe("reconnecting", why, { attempt, delay_ms }));
-                return;
+                return report(describe("reconnecting", why, { attempt, delay_ms }));
             }
-            if (!session.sid) end("unreachable");
             report(describe("unreachable", why, { attempt }));
-            if (is_unreachable()) settle(opens, "reject", new Unreachable(why));
+            if (!is_unreachable()) return;
+            settle(opens, "reject", new Unreachable(why));
+            if (!session.sid) end("unreachable");
         };
 
         const is_unreachable = () => closed || (!socket && status.event === "unreachable");
@@ -583,11 +585,13 @@ export class HeartbeatClient {
                 v: 1,
                 beats: o.beats,
                 interval_ms: o.interval_ms || undefined,
-                session: sid && { sid, epoch, last: tell(), sent: reached, try: session.attempt },
+                session: sid && { sid, epoch, last: tell(), sent: session.reached, try: session.attempt },
                 // It was given that id, perhaps because the one it claimed was not honoured; it is whose the session is.
                 client_id: sid && (!o.client_id || /^c-/.test(was)) ? was : o.client_id,
                 token: o.token,
             });
+            // The opening goes out with the ping, and is nothing that it would have to wait behind.
+            t.written = t.given;
             carry(monitor.open());
         };
 
@@ -626,7 +630,7 @@ export class HeartbeatClient {
         };
 
         const breach = (code, why) => {
-            throw Object.assign(new Error(why), { code });
+            throw { code, message: why };
         };
 
         const cut = (code, why, ends) => over("closed", `closed by us (${code})`, null, ends, code, why);
@@ -666,7 +670,7 @@ export class HeartbeatClient {
                     confirm(last);
                 }
                 delete at.expiry;
-                carries = true;
+                dirty = carries = true;
                 is_open(`open as ${name}, a beat every ${timing.interval_ms / 1000} s`);
             },
 
@@ -717,6 +721,8 @@ export class HeartbeatClient {
         };
 
         const is_open = (detail) => {
+            // A hook was told of what had no room, and may have closed.
+            if (!socket) return;
             opened = true;
             delete at.open;
             at.stable = t.now + 5000;
@@ -726,30 +732,28 @@ export class HeartbeatClient {
 
         // The session, and what is kept of it: the messages above `confirmed`, each with who waits for it.
 
-        let session, kept, bytes_kept, queue, running, received, written, reached, told, untold, stumbled, dirty;
+        let session, kept, bytes_kept, queue, running, received, written, told, untold, stumbled, dirty;
         let store = o.storage;
 
         /** Where it cannot be written down it goes on in memory, and what was written is taken away. */
         const shelf = (what, text) => {
             try {
                 if (store === undefined) store = page?.sessionStorage;
-                return [...parse(store?.[what](key, text) ?? "[]")];
+                const found = store?.[what](key, text);
+                return what < "r" && [...parse(found ?? "[]")];
             } catch (error) {
                 log.warn("the session will not survive a reload:", error);
-                const old = store;
-                store = null;
                 // A copy that is no longer kept up must never be resumed.
-                try {
-                    old.removeItem(key);
-                } catch {
-                    // Where not even that can be done, there is none that anybody could read.
-                }
+                if (store && what !== "removeItem") shelf("removeItem");
+                store = null;
             }
         };
 
         const save = () => {
             if (!dirty) return;
             dirty = false;
+            // What is about to be written counts as written: it must not be said of less, by whoever copies this.
+            if (carries) session.reached = session.sent;
             if (kept.length || session.sid) shelf("setItem", stringify([session, kept.map(({ text }) => text)]));
             else shelf("removeItem");
         };
@@ -764,7 +768,6 @@ export class HeartbeatClient {
             stumbled = "";
             received = told = session.handled;
             written = session.confirmed;
-            reached = session.sent;
             dirty = true;
             texts.forEach?.((text) => keep(text));
         };
@@ -789,7 +792,7 @@ export class HeartbeatClient {
             kept.length >= session.most || bytes_kept + size > session.bytes || size + MEMBERS > session.largest;
 
         const full = (size) =>
-            new SessionFull(`no room for ${size} bytes beside ${kept.length} messages of ${bytes_kept}`);
+            new SessionFull(`no room for ${size} bytes beside ${kept.length} messages`);
 
         /** Tell whoever waits which messages were never confirmed. */
         const lose = (lost, reason) => {
@@ -799,10 +802,10 @@ export class HeartbeatClient {
         };
 
         /** The session is over; the next messages are sent in another. */
-        const end = (reason) => {
+        const end = (reason, ...head) => {
             const lost = kept;
             const waiting = rooms.splice(0);
-            adopt();
+            adopt(...head);
             delete at.expiry;
             lose(lost, reason);
             settle(waiting, "reject", new Unconfirmed([], reason));
@@ -841,7 +844,6 @@ export class HeartbeatClient {
                     return;
                 }
                 const { text } = kept[written++ - session.confirmed];
-                reached = max(reached, written);
                 write(0, `${text.slice(0, -1)},"seq":${written},"ack":${tell()}}`);
             }
         };
@@ -857,7 +859,8 @@ export class HeartbeatClient {
         const owe = () => {
             const count = session.handled - told;
             if (!carries || !count) return;
-            at.ack = count > 31 || untold * 4 >= session.bytes ? t.now : (at.ack ?? t.now + 50);
+            at.ack ??= t.now + 50;
+            if (count > 31 || untold * 4 >= session.bytes || t.now >= at.ack) write({ type: "ack", ack: tell() });
         };
 
         /** A numbered message; its number counts before anything else is judged. */
@@ -935,13 +938,14 @@ export class HeartbeatClient {
                 closed = true;
                 listening.abort();
                 worker?.terminate();
-                in_use.delete(key);
                 const known = describe("closed", "closed by us");
                 abandon(1000, "done");
                 end("closed");
                 at = {};
                 settle(opens, "reject", new Unreachable("closed by us"));
                 report(known);
+                // Only now: a hook may have made another client.
+                in_use.delete(key);
             }),
         });
         Object.defineProperties(self, {
