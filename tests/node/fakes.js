@@ -67,6 +67,11 @@ export class Time {
         this.#stalled_until = Math.max(this.#stalled_until, this.now + ms);
     }
 
+    /** The page is busy so long with what it does just now: nothing else happens at it meanwhile. */
+    work(ms) {
+        this.now += ms;
+    }
+
     /** The machine sleeps: the page stands still, and so does the clock that is not of the day. */
     sleep(ms) {
         this.stall(ms);
@@ -94,7 +99,7 @@ export class Time {
             this.now = Math.max(this.now, at);
             await this.#turn();
         }
-        this.now = end;
+        this.now = Math.max(this.now, end);
     }
 
     #next() {

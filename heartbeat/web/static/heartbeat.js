@@ -742,9 +742,9 @@ export class HeartbeatClient {
                 const found = store?.[what](key, text);
                 return what < "r" && [...parse(found ?? "[]")];
             } catch (error) {
-                log.warn("the session will not survive a reload:", error);
                 // A copy that is no longer kept up must never be resumed.
                 if (store && what !== "removeItem") shelf("removeItem");
+                if (store !== null) log.warn("the session will not survive a reload:", error);
                 store = null;
             }
         };
