@@ -169,7 +169,7 @@ def test_a_storage_that_fills_up_costs_only_the_reload(browser, page_server):
     page.until("page.handled.length === 21", 10)
     assert server.handled() == list(range(1, 22))
     assert page.diary("uncaught", "lost") == []
-    assert "will not survive a reload" in page.diary("complaint")[0]["detail"]
+    assert "in memory only" in page.diary("complaint")[0]["detail"]
     assert page.events() == ["open"]
 
 

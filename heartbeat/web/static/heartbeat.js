@@ -744,7 +744,7 @@ export class HeartbeatClient {
             } catch (error) {
                 // A copy that is no longer kept up must never be resumed.
                 if (store && what !== "removeItem") shelf("removeItem");
-                if (store !== null) log.warn("the session will not survive a reload:", error);
+                if (store !== null) log.warn("the session is in memory only:", error);
                 store = null;
             }
         };
