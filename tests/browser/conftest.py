@@ -21,14 +21,14 @@ HERE = Path(__file__).parent
 def pytest_collection_modifyitems(items):
     """What takes minutes begins, where tests run beside each other.
 
-    xdist gives each of its processes two tests at first: one of those, and one that is quick.
+    xdist gives each of its processes two tests at first: one of those, and one of the quick ones that are last.
     """
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
     is_long = [bool(item.get_closest_marker("browser") and item.get_closest_marker("slow")) for item in items]
     long = [item for item, counts in zip(items, is_long, strict=True) if counts]
     rest = [item for item, counts in zip(items, is_long, strict=True) if not counts]
-    pairs = [one for pair in zip(long, rest, strict=False) for one in pair]
+    pairs = [one for pair in zip(long, reversed(rest), strict=False) for one in pair]
     items[:] = pairs + [item for item in long + rest if item not in pairs]
 
 
@@ -63,6 +63,12 @@ def server(tmp_path):
         yield make
 
 
+def tell_the_end(program):
+    """For whoever reads of a failure: pytest shows it beside that."""
+    program.rest()
+    print("the last that the server said:", *program.seen[-50:], sep="\n")
+
+
 @pytest.fixture
 def page_server(tmp_path):
     """A factory: `page_server(tls=False, **settings)` is a server with the pages of these tests."""
@@ -74,6 +80,8 @@ def page_server(tmp_path):
                 certificates = Certificates.issued_in(tmp_path)
                 listen, trust = certificates.listen, options_that_trust(certificates.chain)
             command = [sys.executable, HERE / "page_server.py", json.dumps(settings), listen]
-            return Server(stack.enter_context(Program(command)), trust)
+            program = stack.enter_context(Program(command))
+            stack.callback(tell_the_end, program)
+            return Server(program, trust)
 
         yield make

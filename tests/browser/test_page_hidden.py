@@ -10,7 +10,7 @@ from chromium import SLOW_AFTER_10_S, Page, either_scheme
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 # In seconds: how long nobody looks; the interval, and how much later a beat may come on a busy machine.
-HIDDEN, INTERVAL, SLACK = 180.0, 6.0, 2.5
+HIDDEN, INTERVAL, SLACK = 180.0, 3.0, 2.5
 
 
 def was_throttled(times_ms):
