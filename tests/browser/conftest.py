@@ -18,8 +18,9 @@ from processes import LOOPBACK, Program, twistd
 HERE = Path(__file__).parent
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """What takes minutes begins, where tests run beside each other.
+    """What takes minutes begins, where tests run beside each other; by now, what was not asked for is left out.
 
     xdist gives each of its processes two tests at first: one of those, and one of the quick ones that are last.
     """

@@ -142,7 +142,7 @@ def test_the_back_button_brings_a_page_back_into_its_session(browser, page_serve
     page.ask("page.listen(5)")
     page.until("page.words.length >= 20", 15)
     page.ask("page.is_the_first = true")
-    for n in range(1, 5):
+    for n in range(1, 11):
         # Each goes in the same turn in which it sends twenty more.
         driver.execute_script("for (let n = 0; n < 20; n++) page.say(); location.href = '?other'")
         page.until("window.page && !page.is_the_first", 15)

@@ -571,3 +571,11 @@ test("the status is known at any time", async () => {
     );
     await talk.end();
 });
+
+test("a worker that is not to be had is told to the log, and our own timer does", async () => {
+    const browser = new Browser();
+    const talk = new Exchange({ options: { worker: true }, browser });
+    await talk.follow(["opens", ["advance", 6000], ["->", { type: "ping", id: 2, ack: 0 }]]);
+    assert.deepEqual(browser.log.warned, ["ReferenceError: Worker is not defined"]);
+    await talk.end();
+});

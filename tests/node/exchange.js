@@ -23,7 +23,11 @@ const ACTIONS = {
     finish: (talk, name) => talk.waiting.get(name).resolve(),
     fail: (talk, name) => talk.waiting.get(name).reject(new RangeError("it fails, as it was asked to")),
     // What only a browser has: it happens to the page, to its time and to its network.
-    page: (talk, what, ...given) => talk.browser.page[what](...given),
+    page: async (talk, what, ...given) => {
+        talk.browser.page[what](...given);
+        // Out of the cache it gives the storage a moment to tell what another page has written down.
+        if (what === "enter") await talk.browser.advance(100);
+    },
     time: (talk, what, ms) => talk.browser.time[what](ms),
     cut: (talk) => talk.browser.network.cut(),
 };

@@ -262,6 +262,36 @@ describe("a storage that fails", () => {
     }
 });
 
+test("what is sent in the moment in which a page looks what another has left is written down when it goes again", async () => {
+    const browser = new Browser();
+    const module = await loaded_anew();
+    const talk = new Exchange({ browser, module });
+    await talk.follow(["opens", ["page", "leave", true], ["closes", null], ["advance", 1000]]);
+    browser.page.enter();
+    talk.client.send({ type: "chat" });
+    await browser.advance(50);
+    browser.page.leave(false);
+    browser.reload();
+    const after = new Exchange({ browser, module: await loaded_anew() });
+    await after.follow([
+        [
+            "->",
+            {
+                type: "onopen",
+                v: 1,
+                beats: "client",
+                client_id: "c-1",
+                session: { sid: "s-1", epoch: "e-1", last: 0, sent: 0, try: 1 },
+            },
+        ],
+        ["->", { type: "ping", id: 1 }],
+        ["opened", { resumed: true }],
+        ["->", { type: "chat", seq: 1, ack: 0 }],
+        ["told", "open", {}],
+    ]);
+    await after.end();
+});
+
 describe("two of them", () => {
     test("two clients of one page have two sessions, and close each its own", async () => {
         const browser = new Browser();

@@ -209,11 +209,18 @@ const HAPPENS = {
     refuse: (walk) => walk.browser.network.set("refuses"),
     hang: (walk) => walk.browser.network.set("hangs"),
     mend: (walk) => walk.mend(),
-    reload: (walk) => walk.load(),
-    cache: async ({ browser, chance, pick }) => {
+    reload: (walk) => {
+        // What is said in the moment after a page came back is written down when it goes, and not before.
+        if (walk.was_away) walk.browser.page.leave(false);
+        walk.was_away = false;
+        return walk.load();
+    },
+    cache: async (walk) => {
+        const { browser, chance } = walk;
         browser.page.leave(true);
         await browser.advance(chance() * 3000);
         browser.page.enter();
+        walk.was_away = true;
     },
     hide: async (walk) => {
         walk.browser.page.hide();

@@ -380,6 +380,16 @@ export class HeartbeatClient {
             };
 
         const tick = entering(() => {
+            if (t.now >= at.back) {
+                delete at.back;
+                gone = false;
+                // Another page of this tab may have carried the session on meanwhile.
+                const [head] = left();
+                if (head && head.sid + head.attempt !== session.sid + session.attempt) {
+                    end("superseded", ...left());
+                }
+                come_back();
+            }
             if (t.now >= at.expiry) end("expired");
             if (t.now >= at.stable) {
                 // Accepted, one beat answered, and up for a while.
@@ -404,14 +414,8 @@ export class HeartbeatClient {
                 at = {};
                 gone = true;
             } else if (type === "pageshow") {
-                if (!gone) return;
-                gone = false;
-                // Another page of this tab may have carried the session on meanwhile.
-                const [head] = left();
-                if (head && head.sid + head.attempt !== session.sid + session.attempt) {
-                    end("superseded", ...left());
-                }
-                come_back();
+                // What another page has written down last may arrive a moment after this (Chromium 156).
+                if (gone) at.back = t.now + 100;
             } else if (type === "visibilitychange") {
                 // Beat at once, to tell that we are away, or back.
                 monitor?.hurry(0);
@@ -425,11 +429,11 @@ export class HeartbeatClient {
         const woke = () => opened && carry(monitor.woke());
 
         const again = () => {
-            if (socket || closed) return;
+            if (socket || closed || gone) return;
             attempt = 0;
             connect();
         };
-        const come_back = () => refused || gone || again();
+        const come_back = () => refused || again();
 
         // What others are told.
 
@@ -508,12 +512,11 @@ export class HeartbeatClient {
             // Written down before the socket can say it, so that no attempt is ever made twice.
             session.attempt++;
             dirty = true;
-            const mine = (socket = new o.WebSocket(url, o.protocols));
+            socket = new o.WebSocket(url, o.protocols);
             at.open = t.now + o.open_timeout_ms;
-            const when = (then) => entering((event) => mine === socket && then(event));
-            socket.onopen = when(hello);
-            socket.onmessage = when(({ data }) => receive(data));
-            socket.onclose = when(({ code, reason }) => {
+            socket.onopen = entering(hello);
+            socket.onmessage = entering(({ data }) => receive(data));
+            socket.onclose = entering(({ code, reason }) => {
                 const told = code !== 1005 && code !== 1006;
                 const why = told ? `closed by the server: ${code} ${reason}` : "lost";
                 over("closed", why, told ? code : null, code === 4001 && "superseded");
@@ -611,7 +614,6 @@ export class HeartbeatClient {
         };
 
         const receive = (text) => {
-            const mine = socket;
             monitor.heard();
             try {
                 const message = parse(text);
@@ -626,7 +628,7 @@ export class HeartbeatClient {
                 // Other mistakes of a server's are not answered.
                 else log.warn("not taken:", error);
             }
-            if (mine === socket) changed();
+            changed();
         };
 
         const breach = (code, why) => {
@@ -750,7 +752,8 @@ export class HeartbeatClient {
         };
 
         const save = () => {
-            if (!dirty) return;
+            // Out of the cache, and before we have looked, the session may be another page's.
+            if (!dirty || at.back) return;
             dirty = false;
             // What is about to be written counts as written: it must not be said of less, by whoever copies this.
             if (carries) session.reached = session.sent;
@@ -960,9 +963,13 @@ export class HeartbeatClient {
         });
 
         if (o.worker) {
-            // Beside our own timer, not in its place: a worker may fail to start.
-            worker = o.worker === true ? new Worker(import.meta.url, { type: "module", name: CLOCK }) : o.worker;
-            worker.onmessage = () => tick();
+            // Beside our own timer, not in its place: a worker may fail to start, or not be allowed to.
+            try {
+                worker = o.worker === true ? new Worker(import.meta.url, { type: "module", name: CLOCK }) : o.worker;
+                worker.onmessage = () => tick();
+            } catch (error) {
+                log.warn(error);
+            }
         }
         forget_link();
         adopt(...left());
