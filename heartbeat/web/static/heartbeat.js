@@ -409,7 +409,7 @@ export class HeartbeatClient {
 
         const noticed = entering(({ type }) => {
             if (type === "pagehide") {
-                // A browser keeps no page with an open socket; the server takes it for an absence.
+                // In the cache it would be lost all the same, and other browsers keep no page that has one open.
                 abandon();
                 at = {};
                 gone = true;
