@@ -5,22 +5,8 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 
 import { HeartbeatClient, SessionFull, Unconfirmed } from "../../heartbeat/web/static/heartbeat.js";
-import { Exchange } from "./exchange.js";
+import { Exchange, comes_back } from "./exchange.js";
 import { Browser, settle } from "./fakes.js";
-
-const asks_again = (attempt, sent = 0) => [
-    [
-        "->",
-        {
-            type: "onopen",
-            v: 1,
-            beats: "client",
-            client_id: "c-1",
-            session: { sid: "s-1", epoch: "e-1", last: 0, sent, try: attempt },
-        },
-    ],
-    ["->", { type: "ping", id: 1 }],
-];
 
 describe("what is no option is named in one sentence, and nothing is begun", () => {
     const wrong = [
@@ -339,7 +325,7 @@ describe("a socket that is done with is not listened to", () => {
                     ghost.haunt(text);
             };
             haunt();
-            await talk.follow([end === "gone with its page" ? ["page", "enter"] : ["advance", 1000], ...asks_again(1)]);
+            await talk.follow([end === "gone with its page" ? ["page", "enter"] : ["advance", 1000], ...comes_back(1)]);
             haunt();
             await talk.follow([["opened", { resumed: true }], "answered"]);
             haunt();
@@ -535,7 +521,7 @@ test("without a page it does the same, and needs none of it", async () => {
         ["->", { type: "chat", seq: 1, ack: 0 }],
         "is lost",
         ["advance", 1000],
-        ...asks_again(1, 1),
+        ...comes_back(1, { sent: 1 }),
     ]);
     await talk.end();
 });

@@ -8,6 +8,17 @@ import { read } from "./vectors.js";
 
 export const FILE = read("exchanges");
 
+// The steps that scripts in more than one place are made of.
+export const onopen = (session, more = {}) => ["->", { type: "onopen", v: 1, beats: "client", ...more, session }];
+export const ping = (id, more = {}) => ["->", { type: "ping", id, ...more }];
+export const pong = (id) => ["<-", { type: "ping", id, status: "pong", clients: 1, ack: 0 }];
+
+/** A client with the session s-1 tries to resume it; `numbers` are `last` and `sent`, where they are not 0. */
+export const comes_back = (attempt, numbers = {}) => [
+    onopen({ sid: "s-1", epoch: "e-1", last: 0, sent: 0, ...numbers, try: attempt }, { client_id: "c-1" }),
+    ping(1),
+];
+
 /** What happens by itself; everything else tells of what must have happened. */
 const ACTIONS = {
     "<-": (talk, ...parts) => talk.say(...parts),

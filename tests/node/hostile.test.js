@@ -4,25 +4,10 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 
 import { HeartbeatClient } from "../../heartbeat/web/static/heartbeat.js";
-import { Exchange } from "./exchange.js";
+import { Exchange, comes_back, ping, pong } from "./exchange.js";
 import { Browser, Network, Page, loaded_anew } from "./fakes.js";
 import { Server } from "./model_server.js";
 
-const ping = (id, more = {}) => ["->", { type: "ping", id, ...more }];
-const pong = (id) => ["<-", { type: "ping", id, status: "pong", clients: 1, ack: 0 }];
-const resumes = (sent, attempt) => [
-    [
-        "->",
-        {
-            type: "onopen",
-            v: 1,
-            beats: "client",
-            client_id: "c-1",
-            session: { sid: "s-1", epoch: "e-1", last: 0, sent, try: attempt },
-        },
-    ],
-    ping(1),
-];
 const a = { type: "chat", text: "a" };
 const b = { type: "chat", text: "b" };
 const numbered = (message, seq) => ["->", { ...message, seq, ack: 0 }];
@@ -112,7 +97,7 @@ describe("a session that two pages have", () => {
             ["session lost", "superseded", [a]],
             ["unconfirmed", "a", "superseded"],
             ["unconfirmed", 3],
-            ...resumes(0, 2),
+            ...comes_back(2),
             ["opened", { resumed: true }],
             numbered(a, 1),
             numbered(b, 2),
@@ -428,7 +413,7 @@ describe("a storage", () => {
         await talk.follow(["opens", ["send", "a", a], numbered(a, 1)]);
         talk.browser.reload();
         const after = await page({ browser: talk.browser, options: { storage } });
-        await after.follow([...resumes(1, 1), ["opened", { resumed: true }], numbered(a, 1), "answered"]);
+        await after.follow([...comes_back(1, { sent: 1 }), ["opened", { resumed: true }], numbered(a, 1), "answered"]);
         assert.deepEqual(talk.browser.log.warned, []);
         await after.end();
         assert.equal(items.size, 0);
@@ -457,7 +442,7 @@ describe("a storage", () => {
                 numbered(b, 2),
                 "is lost",
                 ["advance", 1000],
-                ...resumes(2, 1),
+                ...comes_back(1, { sent: 2 }),
                 ["opened", { resumed: true, last: 2 }],
                 ["done", "b"],
                 ["told", "open", {}],

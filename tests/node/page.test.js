@@ -5,15 +5,8 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 
 import { Monitor } from "../../heartbeat/web/static/heartbeat.js";
-import { Exchange } from "./exchange.js";
+import { Exchange, comes_back, onopen, ping, pong } from "./exchange.js";
 import { TRANSITIONS } from "./vectors.js";
-
-const onopen = (session, more = {}) => ["->", { type: "onopen", v: 1, beats: "client", ...more, session }];
-const resumes = (attempt, numbers = {}) =>
-    onopen({ sid: "s-1", epoch: "e-1", last: 0, sent: 0, ...numbers, try: attempt }, { client_id: "c-1" });
-const ping = (id, more = {}) => ["->", { type: "ping", id, ...more }];
-const pong = (id) => ["<-", { type: "ping", id, status: "pong", clients: 1, ack: 0 }];
-const comes_back = (attempt, numbers = {}) => [resumes(attempt, numbers), ping(1)];
 
 /** An exchange, from its opening to its end. */
 function exchange(name, steps, options = {}) {

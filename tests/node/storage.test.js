@@ -3,14 +3,8 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 
-import { Exchange } from "./exchange.js";
+import { Exchange, comes_back } from "./exchange.js";
 import { Browser, Storage, loaded_anew } from "./fakes.js";
-
-const onopen = (session, more = {}) => ["->", { type: "onopen", v: 1, beats: "client", ...more, session }];
-const resumes = (last, sent, attempt) => [
-    onopen({ sid: "s-1", epoch: "e-1", last, sent, try: attempt }, { client_id: "c-1" }),
-    ["->", { type: "ping", id: 1 }],
-];
 
 /** A client on a page of its own: its code knows nothing of the clients before. */
 const page = async (more = {}) => new Exchange({ module: await loaded_anew(), ...more });
@@ -37,10 +31,10 @@ describe("a page that is loaded anew goes on where the one before was", () => {
         ]);
         talk = await reload(talk);
         assert.equal(talk.client.unconfirmed, 1);
-        await talk.follow(resumes(1, 2, 1));
+        await talk.follow(comes_back(1, { last: 1, sent: 2 }));
         talk = await reload(talk);
         await talk.follow([
-            ...resumes(1, 2, 2),
+            ...comes_back(2, { last: 1, sent: 2 }),
             ["send", "c", { type: "chat", n: 3 }],
             ["opened", { resumed: true, last: 1, sent: 2 }],
             ["->", { type: "chat", n: 2, seq: 2, ack: 1 }],
@@ -68,7 +62,7 @@ describe("a page that is loaded anew goes on where the one before was", () => {
         await talk.follow(["opens", ["<-", { ...slow, seq: 1, ack: 0 }], ["heard", slow]]);
         talk = await reload(talk);
         await talk.follow([
-            ...resumes(0, 0, 1),
+            ...comes_back(1),
             ["opened", { resumed: true, sent: 1 }],
             "answered",
             ["<-", { ...slow, seq: 1, ack: 0 }],
@@ -85,7 +79,7 @@ describe("a page that is loaded anew goes on where the one before was", () => {
         await talk.follow(["opens", ["send", "a", { type: "chat" }], ["->", { type: "chat", seq: 1, ack: 0 }]]);
         talk = await reload(talk);
         await talk.follow([
-            ...resumes(0, 1, 1),
+            ...comes_back(1, { sent: 1 }),
             ["opened", { sid: "s-2", reason: "unknown" }],
             ["session lost", "unknown", [{ type: "chat" }]],
             ["told", "open", {}],
@@ -123,7 +117,7 @@ describe("a page that is loaded anew goes on where the one before was", () => {
         let talk = await page();
         await talk.follow(["opens", ["lost", 4401], ["told", "closed", {}], ["told", "unreachable", {}]]);
         talk = await reload(talk);
-        await talk.follow(resumes(0, 0, 1));
+        await talk.follow(comes_back(1));
         await talk.end();
     });
 });
@@ -151,7 +145,7 @@ test("nothing is told to the server that a page loaded anew would not know", asy
         ["->", { type: "sent", id: 1, seq: 2, ack: 2 }],
         "is lost",
         ["advance", 1000],
-        ...resumes(3, 2, 1),
+        ...comes_back(1, { last: 3, sent: 2 }),
         ["opened", { resumed: true, last: 1, sent: 3 }],
         ["->", { type: "sent", id: 1, seq: 2, ack: 3 }],
         ["told", "open", {}],
@@ -184,7 +178,7 @@ describe("a storage that fails", () => {
                 ["->", { type: "chat", seq: 1, ack: 0 }],
                 "is lost",
                 ["advance", 1000],
-                ...resumes(0, 1, 1),
+                ...comes_back(1, { sent: 1 }),
                 ["opened", { resumed: true }],
                 ["->", { type: "chat", seq: 1, ack: 0 }],
                 ["told", "open", {}],
@@ -274,17 +268,7 @@ test("what is sent in the moment in which a page looks what another has left is 
     browser.reload();
     const after = new Exchange({ browser, module: await loaded_anew() });
     await after.follow([
-        [
-            "->",
-            {
-                type: "onopen",
-                v: 1,
-                beats: "client",
-                client_id: "c-1",
-                session: { sid: "s-1", epoch: "e-1", last: 0, sent: 0, try: 1 },
-            },
-        ],
-        ["->", { type: "ping", id: 1 }],
+        ...comes_back(1),
         ["opened", { resumed: true }],
         ["->", { type: "chat", seq: 1, ack: 0 }],
         ["told", "open", {}],
@@ -319,7 +303,7 @@ describe("two of them", () => {
         before.client.close();
         await new Exchange({ browser, module }).follow(["opens"]);
         const talk = await reload({ browser });
-        await talk.follow(resumes(0, 0, 1));
+        await talk.follow(comes_back(1));
         await talk.end();
     });
 
@@ -355,7 +339,7 @@ describe("two of them", () => {
             talk.client.close();
         }
         const same = new Exchange({ browser, module, url: "ws://test/ws?token=another" });
-        await same.follow(resumes(0, 0, 1));
+        await same.follow(comes_back(1));
         await same.end();
     });
 
@@ -365,7 +349,7 @@ describe("two of them", () => {
         const tab = Object.assign(new Browser(), { storage: first.browser.storage.copy() });
         tab.reload();
         const second = await page({ browser: tab });
-        await second.follow([...resumes(0, 1, 1), ["opened", { resumed: true, last: 1 }], "answered"]);
+        await second.follow([...comes_back(1, { sent: 1 }), ["opened", { resumed: true, last: 1 }], "answered"]);
         await first.follow([
             ["lost", 4001],
             ["session lost", "superseded", [{ type: "chat" }]],
@@ -401,7 +385,7 @@ describe("two of them", () => {
         between.reload();
         const other = await page({ browser: between });
         await other.follow([
-            ...resumes(0, 1, 1),
+            ...comes_back(1, { sent: 1 }),
             ["opened", { resumed: true, last: 1 }],
             "answered",
             ["send", "b", { type: "chat" }],
@@ -413,7 +397,7 @@ describe("two of them", () => {
             ["page", "enter"],
             ["session lost", "superseded", [{ type: "chat" }]],
             ["unconfirmed", "a", "superseded"],
-            ...resumes(0, 2, 2),
+            ...comes_back(2, { sent: 2 }),
             ["opened", { resumed: true, last: 1 }],
             ["->", { type: "chat", seq: 2, ack: 0 }],
             ["told", "open", {}],
