@@ -384,10 +384,8 @@ export class HeartbeatClient {
                 delete at.back;
                 gone = false;
                 // Another page of this tab may have carried the session on meanwhile.
-                const [head] = left();
-                if (head && head.sid + head.attempt !== session.sid + session.attempt) {
-                    end("superseded", ...left());
-                }
+                const [head, texts] = left();
+                if (head && head.sid + head.attempt !== session.sid + session.attempt) end("superseded", head, texts);
                 come_back();
             }
             if (t.now >= at.expiry) end("expired");
