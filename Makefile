@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 OPTIONS ?=
 # What the tests of the browser client need of npm.
 NODE_MODULES := tests/browser/node_modules
+# Where the servers live that ours is compared with: what they bring would slow Autobahn down (benchmarks/contest.py).
+BENCH := .venv-bench
+BENCH_MODULES := benchmarks/node_modules
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all pictures bench lint format clean
@@ -16,7 +19,7 @@ help:
 	@echo "make test      set up, and run the test suite (under 90 seconds)"
 	@echo "make test-all  everything: also what is slow, needs root, or system packages"
 	@echo "make pictures  those of the live page in docs/images, taken anew (a few minutes)"
-	@echo "make bench     what sessions cost: memory, room, messages a second (under a minute)"
+	@echo "make bench     how fast we are, beside others (40 minutes), and what sessions cost (a minute)"
 	@echo "make lint      ruff, and mypy in its strict mode"
 	@echo "make format    let ruff format the code"
 	@echo "make clean     remove the environment and what builds leave behind"
@@ -67,7 +70,18 @@ test-all: test $(NODE_MODULES)/made
 pictures: $(VENV)/test $(NODE_MODULES)/made
 	HEARTBEAT_SCREENSHOTS=1 $(BIN)/python -m pytest -n 2 -m browser tests/browser/test_live_page.py
 
-bench: $(VENV)/test
+$(BENCH)/made: $(VENV)/made setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+$(BENCH_MODULES)/made: benchmarks/package.json benchmarks/.npmrc
+	@if command -v npm >/dev/null; then cd benchmarks && npm install --no-progress --loglevel=error && touch node_modules/made; \
+		else echo "npm (with Node 18 or later) is not there: of the other servers, that of Node is left out"; fi
+
+bench: $(VENV)/test $(BENCH)/made $(BENCH_MODULES)/made
+	$(BENCH)/bin/python benchmarks/speed.py
 	$(BIN)/python benchmarks/sessions.py
 
 lint: $(VENV)/lint
@@ -80,4 +94,4 @@ format: $(VENV)/lint
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(NODE_MODULES) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) $(NODE_MODULES) $(BENCH) $(BENCH_MODULES) benchmarks/build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

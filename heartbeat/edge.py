@@ -42,6 +42,7 @@ from heartbeat.core.link import (
 )
 from heartbeat.core.monitor import Traffic
 from heartbeat.core.opening import Declared, Opening
+from heartbeat.frames import text_frame
 from heartbeat.handling import Handling, encode_message
 from heartbeat.quiet import QuietDeferred
 from heartbeat.shared import Shared
@@ -49,13 +50,17 @@ from heartbeat.ticker import Alarm
 
 __all__ = ["Edge"]
 
+# Longer texts gain nothing by a way past Autobahn, which knows its own limits.
+_SHORT = 4096
+
 
 class Edge:
     """The heartbeat of one connection at its transport.
 
     `exact`: with a timer of its own instead of a place in the wheel. `dead`: convicted, or failed by
     a bug; whatever still arrives is not even looked at. `over`: the connection is gone. `channel`: the end
-    of the session that it carries, or carried last.
+    of the session that it carries, or carried last. `way`: how text is written past Autobahn, None where it is
+    not; `given`: the bytes that went this way; `is_fast`: whether it is read past Autobahn just now, as it `may_be_fast`.
     """
 
     __slots__ = (
@@ -65,11 +70,15 @@ class Edge:
         "_stuck",
         "channel",
         "dead",
+        "given",
+        "is_fast",
         "link",
+        "may_be_fast",
         "over",
         "protocol",
         "shared",
         "slot",
+        "way",
     )
 
     _log = Logger()
@@ -82,6 +91,9 @@ class Edge:
         self.slot: int | None = None
         self.dead = False
         self.over = False
+        self.way: outbox.Way | None = None
+        self.is_fast = self.may_be_fast = False
+        self.given = 0
         self._limit = inf
         self._at_limit: Callable[[], object] | None = None
         # While too much waits for the peer: since when, and how much had left then.
@@ -109,11 +121,7 @@ class Edge:
         self.unlimit()
         self.link = link
         link.heard(self.now())
-        # By the bound we judge ourselves, with all the patience for bytes of our own, and some more.
-        timing = link.settings.timing(link.settings.interval_max)
-        outbox.bound_silence(
-            self.protocol.transport, max(timing.pinging_bound, timing.watching_bound) + 1.5 * timing.patience
-        )
+        outbox.bound_silence(self.protocol.transport, self.shared.silence_bound)
         self.carry(effects)
 
     def heard(self) -> None:
@@ -176,11 +184,15 @@ class Edge:
         try:
             step(*arguments)
         except Exception:  # noqa: BLE001  # a host's hook may raise anything, and the tick must go on
-            self._log.failure("closing {peer} after an unexpected error", peer=self.protocol.peer)
-            # RFC 6455, section 7.1.7: "MUST NOT continue to attempt to process data (including a responding
-            # Close frame)". Autobahn's parser has stopped in the middle of a frame, too.
-            self.dead = True
-            self.close(CloseCode.INTERNAL_ERROR, "internal error")
+            self.failed()
+
+    def failed(self) -> None:
+        """An exception that is being handled means a bug, ours or the host's: log it, and close 1011."""
+        self._log.failure("closing {peer} after an unexpected error", peer=self.protocol.peer)
+        # RFC 6455, section 7.1.7: "MUST NOT continue to attempt to process data (including a responding
+        # Close frame)". Autobahn's parser has stopped in the middle of a frame, too.
+        self.dead = True
+        self.close(CloseCode.INTERNAL_ERROR, "internal error")
 
     def close(self, code: int, reason: str) -> None:
         """Start the closing handshake, or drop what is not open."""
@@ -199,7 +211,7 @@ class Edge:
     def traffic(self) -> Traffic:
         """What the transport knows of its bytes now."""
         protocol = self.protocol
-        given = protocol.trafficStats.outgoingOctetsWireLevel
+        given = protocol.trafficStats.outgoingOctetsWireLevel + self.given
         written = given - (outbox.queued(protocol.transport) or 0)
         frame = protocol.current_frame
         growing = frame is not None and frame.opcode < 8 and bool(protocol.data or protocol.frame_data)
@@ -210,7 +222,7 @@ class Edge:
     def write(self, payload: bytes) -> None:
         """Send a text frame, if the connection is open."""
         if self.protocol.state == WebSocketProtocol.STATE_OPEN and not self.dead:
-            self.protocol.sendMessage(payload)
+            self._send_text(payload, doNotCompress=self.protocol._perMessageCompress is None)
 
     def offer(self, payload: bytes) -> bool:
         """Send a text frame that is kept nowhere; False where too much waits for the peer already."""
@@ -236,7 +248,7 @@ class Edge:
         payload = encode_message(message)
         if self.dead or self.protocol.state != WebSocketProtocol.STATE_OPEN:
             return QuietDeferred.failed(Unconfirmed((message,), "closed"))
-        self.protocol.sendMessage(payload)
+        self._send_text(payload, doNotCompress=self.protocol._perMessageCompress is None)
         return QuietDeferred.fired()
 
     def adopt(self, channel: Channel, admitted: Callable[[], Effects]) -> None:
@@ -329,7 +341,15 @@ class Edge:
 
     def _send(self, payload: bytes) -> None:
         if self.protocol.state == WebSocketProtocol.STATE_OPEN:
-            self.protocol.sendMessage(payload, doNotCompress=True)
+            self._send_text(payload, doNotCompress=True)
+
+    def _send_text(self, payload: bytes, *, doNotCompress: bool) -> None:
+        if self.way is None or not doNotCompress or len(payload) > _SHORT:
+            self.protocol.sendMessage(payload, doNotCompress=doNotCompress)
+            return
+        frame = text_frame(payload)
+        self.given += len(frame)
+        self.way(self.protocol.transport, frame)
 
     def _abort(self, effect: Abort) -> None:
         self.dead = True

@@ -14,6 +14,7 @@ from heartbeat.auth import Authenticator
 from heartbeat.core.errors import Unconfirmed
 from heartbeat.core.presence import Presence
 from heartbeat.core.settings import Settings
+from heartbeat.lean import no_compression, options_of
 from heartbeat.limits import room_for_connections
 from heartbeat.protocol import HeartbeatClientProtocol, HeartbeatServerProtocol
 from heartbeat.shared import ClientShared, Handler, ServerShared
@@ -70,8 +71,9 @@ class HeartbeatServerFactory(_Registered, WebSocketServerFactory):  # type: igno
         self.room = room_for_connections(settings.max_connections)
         self.heartbeat: ServerShared = ServerShared.of(self)
         self.setProtocolOptions(
-            **_options(settings),
+            **options_of(settings),
             webStatus=False,
+            perMessageCompressionAccept=no_compression,
             # Origins are judged by us, after the handshake, where a page can read the verdict.
             allowedOrigins=["*"],
             allowNullOrigin=True,
@@ -151,18 +153,5 @@ class HeartbeatClientFactory(_Registered, WebSocketClientFactory):  # type: igno
         self.heartbeat_settings = settings
         self.heartbeat_store = store
         self.heartbeat: ClientShared = ClientShared.of(self)
-        self.setProtocolOptions(**_options(settings), serverConnectionDropTimeout=0)
+        self.setProtocolOptions(**options_of(settings), serverConnectionDropTimeout=0)
 
-
-def _options(settings: Settings) -> dict[str, Any]:
-    return {
-        # Close codes are meant to be read by the other end.
-        "failByDrop": False,
-        # Timed by our own tick.
-        "openHandshakeTimeout": 0,
-        "closeHandshakeTimeout": 0,
-        "autoPingInterval": 0,
-        "tcpNoDelay": True,
-        "maxMessagePayloadSize": settings.message_limit,
-        "maxFramePayloadSize": settings.message_limit,
-    }

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from base64 import b64encode
 from collections.abc import Iterable, Mapping
+from hashlib import sha1
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -15,8 +17,10 @@ from heartbeat.core.errors import SettingError
 
 __all__ = [
     "HEAD_LIMIT",
+    "accept_of",
     "has_body",
     "http_refusal",
+    "ordinary_headers",
     "origin_refusal",
     "path_of",
     "request_headers",
@@ -30,6 +34,14 @@ HEAD_LIMIT = 16_384
 _UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:[^\r\n]*websocket", re.IGNORECASE)
 _SERVER = re.compile(rb"\Ahttps?://[^/]*", re.IGNORECASE)
 _BODY = re.compile(rb"\r\n(?:transfer-encoding[ \t]*:|content-length[ \t]*:[ \t]*0*[1-9])", re.IGNORECASE)
+# What a browser sends, and our own clients: no line is folded, no character out of the ordinary.
+_ORDINARY = re.compile(rb"GET /(?!/)[!-:<-~]* HTTP/1\.1\r\n(?:[A-Za-z0-9-]+: [ -~]*\r\n)+\r\n")
+_ORDINARY_HOST = re.compile(r"[A-Za-z0-9.-]+(?::[0-9]{1,5})?")
+_ORDINARY_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(?::[0-9]{1,5})?")
+_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
+# What Chromium, Firefox, Safari and Python's clients offer.
+_OFFERS = frozenset({"permessage-deflate", "permessage-deflate; client_max_window_bits"})
+_MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _PROXIES = frozenset({"via", "forwarded", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -37,6 +49,40 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 def wants_websocket(head: bytes) -> bool:
     """Whether a request asks for the WebSocket protocol (RFC 6455, section 4.2.1)."""
     return _UPGRADE.search(head) is not None
+
+
+def ordinary_headers(head: bytes) -> dict[str, str] | None:
+    """The headers, by names in lower case, of a request head that asks for a WebSocket in an ordinary way; None for another.
+
+    Ordinary is a head of which nothing is to be refused, nor to be agreed upon, by what RFC 6455, section 4.2.1,
+    and Autobahn ask for: version 13, no subprotocol, and no extension but one that may be left unanswered.
+    """
+    if len(head) > HEAD_LIMIT or _ORDINARY.fullmatch(head) is None or b"#" in head[: head.index(b"\r")]:
+        return None
+    headers: dict[str, str] = {}
+    lines = head.decode("ascii").split("\r\n")
+    for line in lines[1:-2]:
+        name, _, value = line.partition(":")
+        headers[name.lower()] = value.strip()
+    known = headers.get
+    if (
+        len(headers) != len(lines) - 3
+        or known("upgrade", "").lower() != "websocket"
+        or "upgrade" not in [one.strip() for one in known("connection", "").lower().split(",")]
+        or known("sec-websocket-version") != "13"
+        or "sec-websocket-protocol" in headers
+        or _KEY.fullmatch(known("sec-websocket-key", "")) is None
+        or _ORDINARY_HOST.fullmatch(known("host", "")) is None
+    ):
+        return None
+    if "origin" in headers and _ORDINARY_ORIGIN.fullmatch(headers["origin"]) is None:
+        return None
+    return headers if headers.get("sec-websocket-extensions", "permessage-deflate") in _OFFERS else None
+
+
+def accept_of(key: str) -> bytes:
+    """The Sec-WebSocket-Accept that answers a Sec-WebSocket-Key (RFC 6455, section 4.2.2)."""
+    return b64encode(sha1(key.encode() + _MAGIC).digest())  # noqa: S324  # as the RFC has it
 
 
 def path_of(head: bytes) -> str:

@@ -8,12 +8,14 @@ The mixins intercept where Autobahn calls itself (`_onOpen`, `_onMessage`, `_onP
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any, ClassVar
 
 from autobahn.websocket.protocol import WebSocketProtocol
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
+from heartbeat import outbox
 from heartbeat.core.client_link import ClientLink
 from heartbeat.core.errors import PeerError, Unconfirmed
 from heartbeat.core.link import LinkStatus
@@ -23,6 +25,8 @@ from heartbeat.core.server_link import ServerLink
 from heartbeat.core.session import Session
 from heartbeat.edge import Edge
 from heartbeat.ends import ClientEdge, ServerEdge
+from heartbeat.fastpath import FastPath
+from heartbeat.frames import text_frame
 from heartbeat.handling import Handling, call, encode_message
 from heartbeat.quiet import QuietDeferred
 from heartbeat.shared import ClientShared, ServerShared, Shared
@@ -116,13 +120,23 @@ class Heartbeat:
     def dataReceived(self, data: bytes) -> None:
         """Twisted's: every byte is a sign of life, but none is looked at after a conviction."""
         edge = self._heartbeat
-        if edge is not None:
-            if edge.dead:
-                return
-            edge.heard()
-        super().dataReceived(data)  # type: ignore[misc]  # Autobahn's
-        if edge is not None:
-            edge.hold_back()
+        if edge is None:
+            super().dataReceived(data)  # type: ignore[misc]  # Autobahn's
+            return
+        if edge.dead:
+            return
+        edge.heard()
+        if self._heartbeat_guest:
+            super().dataReceived(data)  # type: ignore[misc]  # Autobahn's
+        else:
+            # What that does besides is to format a line for a log that nobody keeps.
+            self._dataReceived(data)  # type: ignore[attr-defined]  # Autobahn's
+        edge.hold_back()
+        if edge.link is not None:
+            # In the middle of a message whatever arrives is Autobahn's.
+            edge.is_fast = edge.may_be_fast and not (self.data or self.current_frame or self.inside_message)  # type: ignore[attr-defined]  # Autobahn's
+            if self.inside_message:  # type: ignore[attr-defined]  # Autobahn's
+                self._heartbeat_in_pieces()
 
     def consumeData(self) -> None:
         """Autobahn's: there are bytes to parse, which may call any hook; also at the end of the handshake."""
@@ -130,15 +144,19 @@ class Heartbeat:
         if edge is None:
             super().consumeData()  # type: ignore[misc]  # Autobahn's
         elif not edge.dead:
-            edge.guarded(super().consumeData)  # type: ignore[misc]  # Autobahn's
+            try:
+                super().consumeData()  # type: ignore[misc]  # Autobahn's
+            except Exception:  # noqa: BLE001  # as `guarded`, without a call
+                edge.failed()
 
     def _onOpen(self) -> None:
-        if self.is_closed.called:  # type: ignore[attr-defined]  # Autobahn's
+        edge = self._heartbeat
+        if self.is_closed.called if edge is None else edge.over:  # type: ignore[attr-defined]  # Autobahn's
             # The peer left while `onConnect` took its time. Autobahn opens what is gone all the same, and
             # nobody would ever close it.
             self.state = WebSocketProtocol.STATE_CLOSED
             return
-        edge = self._heartbeat or self._heartbeat_edge()
+        edge = edge or self._heartbeat_edge()
         edge.guarded(self._heartbeat_open, edge)
         if not edge.dead and self.state == WebSocketProtocol.STATE_OPEN:
             edge.guarded(super()._onOpen)  # type: ignore[misc]  # Autobahn's
@@ -148,6 +166,14 @@ class Heartbeat:
         if edge is not None and edge.dead:
             # The rest of what had arrived with that for which it was convicted.
             return
+        if edge is not None and edge.way is not None and not isBinary and self.state == WebSocketProtocol.STATE_OPEN:
+            # `heard` has told when.
+            pong = edge.link.beat(payload, edge.link.monitor.heard_at)  # type: ignore[union-attr]  # a server's
+            if pong is not None:
+                frame = text_frame(pong)
+                edge.given += len(frame)
+                edge.way(self.transport, frame)  # type: ignore[attr-defined]  # Autobahn's
+                return
         if edge is None or self._heartbeat_is_silent() or not edge.receive(payload, isBinary):
             super()._onMessage(payload, isBinary)  # type: ignore[misc]  # Autobahn's
 
@@ -170,6 +196,9 @@ class Heartbeat:
             edge.guarded(self.linkChanged, status)
         # What the host gets wrong here must not keep Autobahn from counting the connection off.
         edge.guarded(super()._onClose, wasClean, code, reason)  # type: ignore[misc]  # Autobahn's
+
+    def _heartbeat_in_pieces(self) -> None:
+        """A message has begun to arrive, and is not complete."""
 
     # The ends differ in these.
 
@@ -238,11 +267,39 @@ class Heartbeat:
 _PUBLIC = frozenset(name for name in Heartbeat.__dict__ if not name.startswith("_")) - {"dataReceived", "consumeData"}
 
 
+# What a text frame goes through in Autobahn, on its way in and out. Who overrides one of these is to see all frames.
+_ON_THE_WAY = (
+    "processData",
+    "onFrameBegin",
+    "onFrameData",
+    "onFrameEnd",
+    "onMessageBegin",
+    "onMessageFrameBegin",
+    "onMessageFrameData",
+    "onMessageFrameEnd",
+    "onMessageFrame",
+    "onMessageEnd",
+    "logRxFrame",
+    "logRxOctets",
+    "logTxFrame",
+    "logTxOctets",
+    "sendMessage",
+    "sendFrame",
+    "sendData",
+)
+
+
+@cache
+def _leaves_it_to_autobahn(cls: type) -> bool:
+    """Whether a class overrides nothing that the fast path leaves out."""
+    return all(getattr(cls, name).__module__.startswith(_OUTSIDERS) for name in _ON_THE_WAY)
+
+
 def _is_autobahn(base: type) -> bool:
     return base.__module__.startswith("autobahn.") and issubclass(base, WebSocketProtocol)
 
 
-class HeartbeatServerMixin(Heartbeat):
+class HeartbeatServerMixin(FastPath, Heartbeat):
     """Gives an application's own Autobahn server protocol a heartbeat: `class Echo(HeartbeatServerMixin, Base)`.
 
     It answers pings and `onopen`, counts who is there and convicts who is not; every other message that is not
@@ -269,6 +326,22 @@ class HeartbeatServerMixin(Heartbeat):
             plain=shared.plain_pages,
         )
         edge.enter(link)  # type: ignore[attr-defined]  # a server's
+        if self._heartbeat_is_usual():
+            edge.way = outbox.way_to(self.transport) if shared.settings.fast_path else outbox.write  # type: ignore[attr-defined]  # Autobahn's
+            edge.may_be_fast = edge.is_fast = shared.settings.fast_path
+
+    def _heartbeat_is_usual(self) -> bool:
+        """Whether nothing stands on the way of a text frame but what Autobahn does of itself."""
+        options = self.autoFragmentSize, self.maskServerFrames, self.logFrames, self.logOctets, self.trackTimings  # type: ignore[attr-defined]  # Autobahn's
+        usual = self.applyMask and not any(options)  # type: ignore[attr-defined]  # Autobahn's
+        return usual and not self._heartbeat_is_silent() and _leaves_it_to_autobahn(type(self))
+
+    def _trigger(self) -> None:
+        """Autobahn's: something waits in a queue of its own, which nothing may overtake from now on."""
+        if self._heartbeat is not None:
+            self._heartbeat.way = None
+            self._heartbeat.may_be_fast = self._heartbeat.is_fast = False
+        super()._trigger()  # type: ignore[misc]  # Autobahn's
 
     def _heartbeat_unknown(self, message: dict[str, Any]) -> Deferred[Any] | None:
         """Nobody takes it: say so, unless it is an error, which is never answered."""

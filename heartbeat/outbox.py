@@ -1,7 +1,7 @@
-"""What a transport still owes the network. The only file that touches a transport's private buffers.
+"""What a transport still owes the network, and the way to it. The only file that touches a transport's private buffers.
 
-Everything here answers None where it does not know: on a transport of another kind, or a platform
-that cannot tell. Nothing here writes.
+What asks answers None where it does not know: on a transport of another kind, or a platform that cannot tell.
+What writes does not look into what it writes.
 """
 
 from __future__ import annotations
@@ -9,15 +9,50 @@ from __future__ import annotations
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
+from twisted.internet.tcp import Server
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOProtocol
 
-__all__ = ["bound_silence", "queued", "unacknowledged"]
+__all__ = ["Way", "bound_silence", "queued", "unacknowledged", "way_to", "write", "write_at_once"]
+
+#: Writes a frame to a transport; True when nothing of it waits here.
+Way = Callable[[Any, bytes], bool]
 
 # Linux: bytes in the socket's send queue that the peer has not acknowledged (tcp(7), SIOCOUTQ).
 _SIOCOUTQ = 0x5411
+
+
+def way_to(transport: Any) -> Way:
+    """How to write to a transport that is open, decided once: at once where that is known to be safe."""
+    return write_at_once if type(transport) is Server and not transport.TLS else write
+
+
+def write(transport: Any, frame: bytes) -> bool:
+    """A Way: give the frame to the transport."""
+    transport.write(frame)
+    return False
+
+
+def write_at_once(transport: Any, frame: bytes) -> bool:
+    """A Way to a TCP socket: straight into it, unless something is queued before.
+
+    Twisted would arm EPOLLOUT, and write it a turn later. What the socket does not take is the transport's, and
+    so is the socket's error, if it has one.
+    """
+    if transport.dataBuffer or transport._tempDataBuffer or transport.disconnecting or not transport.connected:
+        transport.write(frame)
+        return False
+    try:
+        sent = transport.socket.send(frame)
+    except OSError:
+        sent = 0
+    if sent == len(frame):
+        return True
+    transport.write(frame[sent:])
+    return False
 
 
 def queued(transport: Any) -> int | None:

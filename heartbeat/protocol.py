@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from autobahn.twisted.websocket import WebSocketClientProtocol, WebSocketServerProtocol
+from autobahn.twisted.websocket import WebSocketClientProtocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from heartbeat.core.errors import CloseCode
 from heartbeat.edge import Edge
 from heartbeat.handshake import HEAD_LIMIT, has_body, http_refusal, origin_refusal, path_of, wants_websocket
+from heartbeat.lean import LeanServerProtocol
 from heartbeat.mixin import Heartbeat, HeartbeatClientMixin, HeartbeatServerMixin
 
 __all__ = ["HeartbeatClientProtocol", "HeartbeatServerProtocol"]
@@ -41,9 +42,6 @@ class _OwnTimers(Heartbeat):
         settings = edge.shared.settings
         patience = settings.handshake_timeout if self.is_server else settings.open_timeout  # type: ignore[attr-defined]  # Autobahn's
         edge.limit(patience, self.onOpenHandshakeTimeout)  # type: ignore[attr-defined]  # Autobahn's
-        # Autobahn 26.10 looks at this before it has copied it from the factory, and lets it be. Under Nagle's algorithm
-        # a ping that follows a message waits for its acknowledgement, which the other end's kernel delays by 40 ms.
-        self.tcpNoDelay = self.factory.tcpNoDelay  # type: ignore[attr-defined]  # Autobahn's
         super().connectionMade()  # type: ignore[misc]  # Autobahn's
 
     def sendCloseFrame(self, *arguments: Any, **keywords: Any) -> None:
@@ -83,7 +81,7 @@ class _HandedOver(Protocol):
         self._http.connectionLost(reason)
 
 
-class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn's are Any
+class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, LeanServerProtocol):  # type: ignore[misc]  # Autobahn's are Any
     """A server's connection. Override `messageReceived` and `linkChanged`, or register types with the factory."""
 
     data: bytes
@@ -129,9 +127,8 @@ class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, WebSocketServerP
             return "no room (setting max_connections)", 503, [("Retry-After", str(RETRY_AFTER))]
         return None
 
-    def _onMessageFrameBegin(self, length: int) -> None:
-        """Autobahn's: a frame of a message begins; empty ones would be kept without ever meeting a limit."""
-        super()._onMessageFrameBegin(length)
+    def _heartbeat_in_pieces(self) -> None:
+        """A message has begun to arrive; empty frames of it would be kept without ever meeting a limit."""
         if len(self.message_data) > _FRAGMENTS + self.message_data_total_length // 1024 and not self.failedByMe:
             self._fail_connection(CloseCode.TOO_BIG, "a message in too many fragments")
 
@@ -175,6 +172,13 @@ class HeartbeatClientProtocol(_OwnTimers, HeartbeatClientMixin, WebSocketClientP
     #: The HTTP status that refused the handshake, and the seconds it asked for; None without one.
     refused_with: int | None = None
     retry_after: float | None = None
+
+    def connectionMade(self) -> None:
+        """Twisted's: the transport is connected."""
+        # Autobahn 26.10 looks at this before it has copied it from the factory, and lets it be. Under Nagle's algorithm
+        # a ping that follows a message waits for its acknowledgement, which the other end's kernel delays by 40 ms.
+        self.tcpNoDelay = self.factory.tcpNoDelay
+        super().connectionMade()
 
     def processHandshake(self) -> None:
         """Autobahn's: bytes of the server's answer to the handshake have arrived."""

@@ -55,6 +55,10 @@ class Shared:
     def __init__(self, factory: Any, settings: Settings) -> None:
         self.factory = factory
         self.settings = settings
+        timing = settings.timing(settings.interval_max)
+        #: Seconds after which the kernel drops a connection by itself: the bound by which we judge ourselves, with all
+        #: the patience for bytes of our own, and some more.
+        self.silence_bound = max(timing.pinging_bound, timing.watching_bound) + 1.5 * timing.patience
         self.ticker = Ticker(factory.reactor, settings.tick, on_tick=self._tick, on_wake=self._woke)
         self.handlers: dict[str, Handler] = {}
         self.sessions = self._make_sessions()

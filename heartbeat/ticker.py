@@ -95,11 +95,12 @@ class Ticker:
         on_wake: Callable[[float], None] | None = None,
     ) -> None:
         self.reactor: Any = reactor
-        self._raw = raw_clock(reactor)
-        self.running = RunningTime(tick, self._raw())
+        #: Monotonic seconds, which `running` translates.
+        self.raw = raw_clock(reactor)
+        self.running = RunningTime(tick, self.raw())
         self.wheel = Wheel(tick, self.now())
         #: Raw time of the latest tick; the watchdog's thread reads it.
-        self.ticked_at = self._raw()
+        self.ticked_at = self.raw()
         self._tick = tick
         self._on_tick = on_tick
         self._on_wake = on_wake
@@ -114,18 +115,18 @@ class Ticker:
 
     def now(self) -> float:
         """Our running time, in seconds."""
-        return self.running.at(self._raw())
+        return self.running.at(self.raw())
 
     @property
     def watched(self) -> bool:
         """Whether the reactor's clock may jump away from under the tick, so that a watchdog is needed."""
-        return self._raw is time.monotonic and self.reactor.seconds is not time.monotonic
+        return self.raw is time.monotonic and self.reactor.seconds is not time.monotonic
 
     def enter(self) -> None:
         """One more connection needs the tick."""
         self._users += 1
         if self._users == 1:
-            raw = self._raw()
+            raw = self.raw()
             self.running.resume(raw)
             self.ticked_at = raw
             self._slept_before = self._slept()
@@ -170,7 +171,7 @@ class Ticker:
         )
 
     def _ticked(self) -> None:
-        self.ticked_at = raw = self._raw()
+        self.ticked_at = raw = self.raw()
         now = self.running.ticked(raw)
         self._look_for_sleep(now)
         for entry in self.wheel.due(now):

@@ -161,8 +161,8 @@ class ClientLink(Link):
         self.monitor.pinged(now)
         session = self.session
         if session is None:
-            return (pong_frame(payload, message, b'"status":"pong"', OWNED), _ASKED)
-        pong = pong_frame(payload, message, b'"status":"pong","ack":%d' % session.handled, OWNED_IN_SESSION)
+            return (pong_frame(payload, message, b',"status":"pong"}'), _ASKED)
+        pong = pong_frame(payload, message, b',"status":"pong","ack":%d}' % session.handled, OWNED_IN_SESSION)
         # A ping that is refused has neither told nor confirmed anything.
         session.tell()
         return (*self._acknowledged(message.get("ack")), pong, _ASKED)

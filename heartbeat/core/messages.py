@@ -43,6 +43,7 @@ import msgspec
 from heartbeat.core.errors import PeerError
 
 __all__ = [
+    "NOT_QUICKLY",
     "OWNED",
     "OWNED_IN_SESSION",
     "VERSION",
@@ -59,6 +60,7 @@ __all__ = [
     "numberless",
     "ping_frame",
     "pong_frame",
+    "quickly",
     "re_of",
     "unknown_type",
 ]
@@ -69,14 +71,18 @@ VERSION = 1
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
+#: What is read by the fast library alone: `quickly` decodes a text frame to whatever JSON it is; where that fails, by
+#: one of these, `decode_object` knows what it is, or is not.
+quickly = _decode
+NOT_QUICKLY = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 # The fast library refuses these, the wire does not.
 _SURROGATE = regex.compile(rb"\\u[dD][89a-fA-F]")
 _SPACE = regex.compile(r"[ \t\n\r]*")
-_ACK_AT_THE_END = regex.compile(rb',"ack":\d+\}$')
 
 #: The members of a pong that are the answerer's; in a session `ack` is one too.
-OWNED = ("status", "clients")
-OWNED_IN_SESSION = ("status", "clients", "ack")
+OWNED = frozenset({"status", "clients"})
+OWNED_IN_SESSION = frozenset({"status", "clients", "ack"})
 
 
 def _no_constant(name: str) -> None:
@@ -161,33 +167,31 @@ def bad_json(reason: str) -> PeerError:
     return PeerError("bad-json", f"not JSON: {reason}")
 
 
-def pong_frame(payload: bytes, message: dict[str, Any], members: bytes, owned: tuple[str, ...] = OWNED) -> bytes:
+def pong_frame(payload: bytes, message: dict[str, Any], end: bytes, owned: frozenset[str] = OWNED) -> bytes:
     """The answer to the ping in `payload`, which decodes to `message`.
 
-    `members` are the answerer's, ready to be spliced: `"status":"pong","clients":3`; `owned` are the names
-    of those that are the answerer's, which the asker may have used.
+    `end` takes the place of the last brace: `,"status":"pong","clients":3}`; `owned` are the names
+    of the members in it, which the asker may have used.
     """
-    if "ack" in owned and "ack" in message:
-        # Our own clients write it last.
-        own = _ACK_AT_THE_END.search(payload)
-        if own is not None:
-            payload = payload[: own.start()] + b"}"
-            message = {name: value for name, value in message.items() if name != "ack"}
     # A colon stands in every member, so as many colons as names means: no name twice, nothing nested.
-    plain = payload.count(b":") == len(message)
-    if any(name in message for name in owned) or not (plain or _distinct(payload, message)):
-        return _rebuilt(payload, members, owned)
-    return payload[: payload.rindex(b"}")] + b"," + members + b"}"
+    if payload.count(b":") == len(message) or _distinct(payload, message):
+        if owned.isdisjoint(message):
+            return payload[: payload.rindex(b"}")] + end
+        # Our own clients write it last, so that it can be cut off.
+        at = payload.rfind(b',"ack":')
+        if at > 0 and payload[at + 7 : -1].isdigit() and OWNED.isdisjoint(message) and "ack" in owned:
+            return payload[:at] + end
+    return _rebuilt(payload, end, owned)
 
 
 def _distinct(payload: bytes, message: dict[str, Any]) -> bool:
     return len(_members(payload)) == len(message)
 
 
-def _rebuilt(payload: bytes, members: bytes, owned: tuple[str, ...]) -> bytes:
+def _rebuilt(payload: bytes, end: bytes, owned: frozenset[str]) -> bytes:
     kept = {name: text for name, text in _members(payload) if name not in owned}
     theirs = ",".join(f"{json.dumps(name)}:{text}" for name, text in kept.items())
-    return b"{" + theirs.encode() + b"," + members + b"}"
+    return b"{" + theirs.encode() + end
 
 
 def _members(payload: bytes) -> list[tuple[str, str]]:

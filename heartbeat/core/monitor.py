@@ -115,11 +115,10 @@ class Monitor:
 
     `pings`: this end sends pings; `watches`: it does not, and grows suspicious of silence.
     `busy` says that bytes arrive but pongs do not, `rtt` holds the round trips,
-    `heard_at` is when anything was last received.
+    `heard_at` is when anything was last received, `timing` is what holds, `asked` what `confirm` is to judge.
     """
 
     __slots__ = (
-        "_asked",
         "_base",
         "_deadline",
         "_delivered",
@@ -131,20 +130,21 @@ class Monitor:
         "_mark",
         "_ping_at",
         "_queued_at",
-        "_timing",
         "_unanswered_since",
         "_written_off",
+        "asked",
         "heard_at",
         "pings",
         "reason",
         "rtt",
         "state",
+        "timing",
         "watches",
     )
 
     def __init__(self, timing: Timing, now: float, *, pings: bool, watches: bool, first_ping: float = 0.0) -> None:
         """A link that opened at `now`. The first ping is due `first_ping` seconds later."""
-        self._timing = timing
+        self.timing = timing
         self.pings = pings
         self.watches = watches
         self.state = State.ACKNOWLEDGED
@@ -154,7 +154,7 @@ class Monitor:
         self._base = now + first_ping
         self._ping_at = self._base if pings else inf
         self._deadline = inf
-        self._asked: _Input | None = None
+        self.asked: _Input | None = None
         self._last_id = self._last_answered = 0
         # id: (sent at, stalls of ours so far)
         self._flights: dict[int, tuple[float, int]] = {}
@@ -166,11 +166,6 @@ class Monitor:
         self._queued_at = now
         self._left = True
         self._delivered = 0
-
-    @property
-    def timing(self) -> Timing:
-        """The timing that holds."""
-        return self._timing
 
     @property
     def sent(self) -> int:
@@ -185,7 +180,7 @@ class Monitor:
     @property
     def timeout(self) -> float:
         """The present deadline for an answer, in seconds after the ping."""
-        timing = self._timing
+        timing = self.timing
         if self.rtt is None:
             return timing.timeout_max
         return self.rtt.timeout(timing.tick, timing.timeout_min, timing.timeout_max)
@@ -193,15 +188,15 @@ class Monitor:
     @property
     def next_at(self) -> float:
         """When `check` has something to judge, in running time; never, while an answer to `Confirm` is awaited."""
-        if self._asked is not None:
+        if self.asked is not None:
             return inf
         if self.state is State.ACKNOWLEDGED:
-            return min(self._ping_at, self.heard_at + self._timing.watch if self.watches else inf)
+            return min(self._ping_at, self.heard_at + self.timing.watch if self.watches else inf)
         return self._deadline
 
     def declare(self, timing: Timing, now: float, *, pings: bool, watches: bool, first_ping: float = 0.0) -> None:
         """The server has declared what holds from now on. A ping in flight gets its deadline from now."""
-        self._timing = timing
+        self.timing = timing
         self.pings = pings
         self.watches = watches
         self.heard_at = now
@@ -220,7 +215,7 @@ class Monitor:
 
     def heard(self, now: float) -> Effects:
         """Bytes arrived, of whatever kind."""
-        self._asked = None
+        self.asked = None
         return self._step(_Input.BYTES, now, QUIET, 0)
 
     def answered(self, ping_id: int | None, now: float, stalls: int) -> float | None:
@@ -252,12 +247,12 @@ class Monitor:
 
     def pinged(self, now: float) -> None:
         """The peer sent a ping of its own: ours is put off, so that two ends that both ping do not double it."""
-        if self.pings and self.state is State.ACKNOWLEDGED and not self._timing.fixed:
-            self._ping_at = now + self._timing.interval
+        if self.pings and self.state is State.ACKNOWLEDGED and not self.timing.fixed:
+            self._ping_at = now + self.timing.interval
 
     def woke(self, now: float, traffic: Traffic, stalls: int) -> Effects:
         """The machine slept: what we believed is old, so probe."""
-        self._asked = None
+        self.asked = None
         return self._step(_Input.WOKE, now, traffic, stalls)
 
     def check(self, now: float, traffic: Traffic, stalls: int) -> Effects:
@@ -276,7 +271,7 @@ class Monitor:
 
     def confirm(self, now: float, traffic: Traffic, stalls: int) -> Effects:
         """The reactor has turned: judge as was asked, unless something was received meanwhile."""
-        asked, self._asked = self._asked, None
+        asked, self.asked = self.asked, None
         if asked is None:
             return _NOTHING
         return self._step(asked, now, traffic, stalls)
@@ -285,7 +280,7 @@ class Monitor:
         """The peer is to be taken for gone, for a `reason` of one word; nothing that arrives counts any more."""
         self.state = State.DEAD
         self.reason = reason
-        self._asked = None
+        self.asked = None
         self._end_timers()
         return (Convict(reason),)
 
@@ -297,7 +292,7 @@ class Monitor:
 
     def close(self, now: float) -> None:
         """The connection is gone: all timers end."""
-        self._asked = None
+        self.asked = None
         self._step(_Input.CLOSED, now, QUIET, 0)
 
     # The table's side of it.
@@ -312,17 +307,17 @@ class Monitor:
         return row(self, now, traffic, stalls)
 
     def _ask(self, what: _Input) -> Effects:
-        self._asked = what
+        self.asked = what
         return _CONFIRM
 
     def _rest(self, now: float) -> None:
         self.state = State.ACKNOWLEDGED
         if not self.pings:
             return
-        if not self._timing.fixed:
-            self._ping_at = now + self._timing.interval
+        if not self.timing.fixed:
+            self._ping_at = now + self.timing.interval
             return
-        interval = self._timing.interval
+        interval = self.timing.interval
         self._ping_at = self._base + interval * (floor((now - self._base) / interval) + 1)
 
     def _sent(
@@ -343,7 +338,7 @@ class Monitor:
         self._queued_at = now if since is None else since
         self._delivered = traffic.delivered
         self._left = traffic.written >= traffic.given
-        patient = now - self._queued_at < self._timing.patience
+        patient = now - self._queued_at < self.timing.patience
         self._mark = traffic.given if patient and traffic.delivered < traffic.given else None
         return self._last_id
 
@@ -351,12 +346,12 @@ class Monitor:
         """Whether the ping is still behind bytes of our own that are moving; if so, the deadline is put off."""
         if self._mark is None:
             return False
-        wait = self._timing.probe if self.state is State.SUSPECT else self.timeout
-        if now - self._queued_at >= self._timing.patience:
+        wait = self.timing.probe if self.state is State.SUSPECT else self.timeout
+        if now - self._queued_at >= self.timing.patience:
             self._mark = None
         elif not self._left:
             if traffic.written <= self._mark:
-                self._deadline = now + self._timing.tick
+                self._deadline = now + self.timing.tick
                 return True
             self._left = True
         elif traffic.delivered > self._mark:
@@ -372,11 +367,11 @@ class Monitor:
         return (SendPing(self._sent(State.WAITING, self.timeout, now, traffic, stalls)),)
 
     def _probe(self, now: float, traffic: Traffic, stalls: int) -> Effects:
-        return (SendProbe(self._sent(State.SUSPECT, self._timing.probe, now, traffic, stalls)),)
+        return (SendProbe(self._sent(State.SUSPECT, self.timing.probe, now, traffic, stalls)),)
 
     def _probe_again(self, now: float, traffic: Traffic, stalls: int) -> Effects:
         since = self._queued_at
-        return (SendProbe(self._sent(State.SUSPECT, self._timing.probe, now, traffic, stalls, since=since)),)
+        return (SendProbe(self._sent(State.SUSPECT, self.timing.probe, now, traffic, stalls, since=since)),)
 
     def _watch_anew(self, now: float, traffic: Traffic, stalls: int) -> Effects:
         self.heard_at = now
@@ -408,7 +403,7 @@ class Monitor:
         if self._unanswered_since is None or traffic.growing:
             self._unanswered_since = now
         # The one just written off was a probe then, whatever our patience.
-        if now - self._unanswered_since >= self._timing.patience and self._written_off > BUSY_AFTER:
+        if now - self._unanswered_since >= self.timing.patience and self._written_off > BUSY_AFTER:
             return self.convict("no-pong")
         ping_id = self._sent(State.WAITING, self.timeout, now, traffic, stalls)
         # A peer that is busy for long is asked in the way whose missing answer convicts.

@@ -56,22 +56,22 @@ class Connection:
 
 
 class Presence:
-    """The register of one server. `grace` and `grace_away` are seconds of absence before a leave is announced."""
+    """The register of one server. `grace` and `grace_away` are seconds of absence before a leave is announced.
 
-    __slots__ = ("_clients", "_connections", "_counts", "_grace", "_grace_away", "_leaving")
+    `active` counts the distinct client ids with an active connection: what the wire calls `clients`.
+    """
+
+    __slots__ = ("_clients", "_connections", "_counts", "_grace", "_grace_away", "_leaving", "active")
 
     def __init__(self, grace: float, grace_away: float) -> None:
         self._grace = grace
         self._grace_away = grace_away
         self._clients: dict[str, _Client] = {}
         self._counts = [0] * len(Standing)
+        # In every pong, so it is ready to be read.
+        self.active = 0
         self._connections = 0
         self._leaving: list[tuple[float, str]] = []
-
-    @property
-    def active(self) -> int:
-        """Distinct client ids with an active connection: what the wire calls `clients`."""
-        return self._counts[Standing.ACTIVE]
 
     @property
     def connections(self) -> int:
@@ -190,3 +190,4 @@ class Presence:
         if standing is not None:
             self._counts[standing] += 1
         client.standing = standing
+        self.active = self._counts[Standing.ACTIVE]

@@ -37,8 +37,10 @@ class RunningTime:
             self.late += lateness
             self.stalls += 1
             self._due = raw
+        now = raw - self.late
         # What was told while the lateness was still within a tick stands, until time has caught up with it.
-        self._told = max(self._told, raw - self.late)
+        if now > self._told:
+            self._told = now
         return self._told
 
     def ticked(self, raw: float) -> float:

@@ -12,12 +12,13 @@ from typing import Any, ClassVar
 from heartbeat.core.errors import CloseCode, PeerError
 from heartbeat.core.link import NOTHING, Close, Effects, Joined, Judge, Left, Link, Report, milliseconds, ping_id_of
 from heartbeat.core.messages import (
-    OWNED,
+    NOT_QUICKLY,
     OWNED_IN_SESSION,
     VERSION,
     encode,
     error_frame,
     pong_frame,
+    quickly,
     re_of,
 )
 from heartbeat.core.monitor import Monitor, State, Traffic
@@ -28,6 +29,10 @@ from heartbeat.core.session import Session
 from heartbeat.core.settings import Settings
 
 __all__ = ["ServerLink"]
+
+# An enumeration's members cost a look-up each (Python 3.11), and these are asked for with every beat.
+_ACTIVE = Standing.ACTIVE
+_ACKNOWLEDGED = State.ACKNOWLEDGED
 
 
 class ServerLink(Link):
@@ -101,6 +106,44 @@ class ServerLink(Link):
             self._active_until = inf
             self._stand()
         return super().check(now, traffic)
+
+    def beat(self, payload: bytes, now: float) -> bytes | None:
+        """The answer to an ordinary ping, after all that follows from one; None for whatever else, and nothing is done.
+
+        Ordinary is a ping that changes nothing but times, in a text frame that may not have been told of by `heard`.
+        It does what `heard` and `receive` do, in one call: this is what a server does all day.
+        """
+        monitor, session = self.monitor, self.session
+        if (
+            self._base is not _ACTIVE
+            or monitor.state is not _ACKNOWLEDGED
+            or monitor.asked is not None
+            or self._held is not None
+            or self._deaf
+            or self._closed
+            or len(payload) > self.settings.ping_limit
+        ):
+            return None
+        try:
+            message = quickly(payload)
+            if type(message) is not dict or message.get("type") != "ping" or "status" in message or "away" in message:
+                return None
+            if session is None:
+                pong = pong_frame(payload, message, b',"status":"pong","clients":%d}' % self._presence.active)
+            elif message.get("ack", session.confirmed) == session.confirmed:
+                end = b',"status":"pong","clients":%d,"ack":%d}' % (self._presence.active, session.handled)
+                pong = pong_frame(payload, message, end, OWNED_IN_SESSION)
+                self.spoke = True
+                session.tell()
+            else:
+                return None
+        except (PeerError, *NOT_QUICKLY):
+            return None
+        self._pinged_at = monitor.heard_at = now
+        self._active_until = now + monitor.timing.watch
+        if monitor.pings:
+            monitor.pinged(now)
+        return pong
 
     def pong(self, payload: bytes, now: float) -> Effects:
         """An RFC 6455 pong frame arrived: its browser is there, the page itself may be asleep."""
@@ -222,9 +265,9 @@ class ServerLink(Link):
         self.monitor.pinged(now)
         active, session = self._presence.active, self.session
         if session is None:
-            return (pong_frame(payload, message, b'"status":"pong","clients":%d' % active, OWNED), *joined)
-        members = b'"status":"pong","clients":%d,"ack":%d' % (active, session.handled)
-        pong = pong_frame(payload, message, members, OWNED_IN_SESSION)
+            return (pong_frame(payload, message, b',"status":"pong","clients":%d}' % active), *joined)
+        end = b',"status":"pong","clients":%d,"ack":%d}' % (active, session.handled)
+        pong = pong_frame(payload, message, end, OWNED_IN_SESSION)
         # A ping that is refused has neither told nor confirmed anything.
         session.tell()
         return (*self._acknowledged(message.get("ack")), pong, *joined)

@@ -211,6 +211,8 @@ class Settings:
     ping_limit: int = 1024
     #: Bytes that may wait for a peer that does not read; above it, nothing more is read from it either.
     outgoing_limit: int = 1_048_576
+    #: Server: whether ordinary pings are answered past Autobahn, and straight into their sockets.
+    fast_path: bool = True
     #: Server: WebSocket connections in all; None: what the open-file limit allows.
     max_connections: int | None = None
     #: Server: the listening socket's queue. Twisted's 50 turns storms into minutes.
@@ -240,7 +242,7 @@ class Settings:
             _one_of("level0", self.level0, LEVEL0)
         if self.client_id is not None and not is_client_id(self.client_id):
             raise SettingError("client_id", self.client_id, "1 to 64 visible ASCII characters")
-        for name in ("frames", "trust_client_ids"):
+        for name in ("fast_path", "frames", "trust_client_ids"):
             if type(getattr(self, name)) is not bool:
                 raise SettingError(name, getattr(self, name), "True or False")
 

@@ -42,11 +42,11 @@ def refusal_of(payload):
 
 
 def answer_to(payload, members=PONG):
-    return pong_frame(payload, decode(payload), members)
+    return pong_frame(payload, decode(payload), b"," + members + b"}")
 
 
 def answer_in_session_to(payload):
-    return pong_frame(payload, decode(payload), PONG_IN_SESSION, OWNED_IN_SESSION)
+    return pong_frame(payload, decode(payload), b"," + PONG_IN_SESSION + b"}", OWNED_IN_SESSION)
 
 
 # Taken

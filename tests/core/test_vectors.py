@@ -151,7 +151,7 @@ def test_a_ping_is_answered_so(vector, members, in_session):
         members = members | {"ack": 17}
     spliced = encode(members)[1:-1]
 
-    answer = pong_frame(payload, decode(payload), spliced, owned).decode()
+    answer = pong_frame(payload, decode(payload), b"," + spliced + b"}", owned).decode()
 
     pong = vector.get("in_session", vector["pong"]) if in_session else vector["pong"]
     assert answer == pong.replace("…", spliced.decode())

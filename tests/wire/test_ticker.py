@@ -402,7 +402,7 @@ def stepping():
     """A ticker that trusts the monotonic clock of a reactor that does not, with one alarm at 5."""
     clock, rung = Stepping(), []
     ticker = Ticker(clock, TICK)
-    ticker._raw = clock.monotonic
+    ticker.raw = clock.monotonic
     ticker.enter()
     Alarm(ticker, rung.append).arm(5)
     pump(clock, 1)

@@ -1,0 +1,74 @@
+"""The short way through a server: from the bytes of the socket to the answer, past Autobahn's parser.
+
+Assumes a chunk of bytes that is one whole frame: text, final, masked, of at most 125 bytes, on an open connection and
+outside any message. An ordinary ping is answered here, as the link and `messages.pong_frame` say, without
+an object that it does not need. What else is text goes where Autobahn would have taken it; whatever does not fit, and what
+is not UTF-8, goes to Autobahn, as if nobody had looked. Autobahn's `trafficStats` know nothing of what came this
+way. `Settings.fast_path` turns it off.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from heartbeat.frames import KEPT, REPEATED, TEXT_HEADS, text_frame
+
+__all__ = ["FastPath"]
+
+_number = int.from_bytes
+_OPEN = 3  # WebSocketProtocol.STATE_OPEN
+
+
+class FastPath:
+    """Stands before the heartbeat mixin among the bases, and receives before it."""
+
+    _heartbeat: Any
+    _listeners: Any
+    _onMessage: Any
+    transport: Any
+    state: int
+
+    def dataReceived(self, data: bytes) -> None:
+        """Twisted's: bytes have arrived."""
+        edge, size = self._heartbeat, len(data)
+        # RFC 6455, section 5.2: FIN and opcode 1, MASK and the length, the masking key, the payload.
+        if (
+            edge is None
+            or not edge.is_fast
+            or not 6 < size < 132
+            or data[0] != 0x81
+            or data[1] != size + 122
+            or self.state != _OPEN
+        ):
+            super().dataReceived(data)  # type: ignore[misc]  # the mixin's
+            return
+        size -= 6
+        mask = _number(data[2:6], "little") * REPEATED[size] & KEPT[size]
+        payload = (_number(data[6:], "little") ^ mask).to_bytes(size, "little")
+        ticker = edge.shared.ticker
+        try:
+            pong = edge.link.beat(payload, ticker.running.at(ticker.raw()))
+            if pong is not None:
+                size = len(pong)
+                frame = TEXT_HEADS[size] + pong if size < 126 else text_frame(pong)
+                edge.given += len(frame)
+                if not edge.way(self.transport, frame):
+                    edge.hold_back()
+                return
+        except Exception:  # noqa: BLE001  # as on the plain way: a bug ends its connection, and is logged
+            edge.failed()
+            return
+        if self._listeners is not None or not _is_text(payload):
+            super().dataReceived(data)  # type: ignore[misc]  # as above
+            return
+        edge.heard()
+        edge.guarded(self._onMessage, payload, False)
+        edge.hold_back()
+
+
+def _is_text(payload: bytes) -> bool:
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
