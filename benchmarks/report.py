@@ -207,8 +207,10 @@ def _panel(axis: Any, measure: Measure, found: Kept) -> None:
         color=["#b3261e" if name.startswith("ours") else "#8a97a6" for name in names],
         height=0.7,
     )
-    axis.bar_label(bars, [_times(number) or "not measured" for number in ratios], padding=3, fontsize=8)
-    axis.axvline(1, color="black", linewidth=0.8)
+    axis.axvline(1, color="black", linewidth=0.8, linestyle=":", zorder=0)
+    behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+    said = [_times(number) or "not measured" for number in ratios]
+    axis.bar_label(bars, said, padding=3, fontsize=8, bbox=behind)
     axis.set_title(_PANELS[measure.name], fontsize=9.5)
     axis.margins(x=0.16)
     axis.spines[["top", "right"]].set_visible(False)

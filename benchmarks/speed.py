@@ -90,7 +90,7 @@ def look_around() -> None:
     """Say so when somebody else is at work on this machine."""
     before = _idle()
     time.sleep(1)
-    busy = os.cpu_count() - (_idle() - before) / os.sysconf("SC_CLK_TCK")
+    busy = os.sysconf("SC_NPROCESSORS_ONLN") - (_idle() - before) / os.sysconf("SC_CLK_TCK")
     if busy > 0.1:
         print(f"OTHERS ARE AT WORK on this machine, on {busy:.1f} of its cores: the spread will show it")
 
@@ -148,8 +148,9 @@ def main() -> None:
     options = parser.parse_args()
     scale = QUICK if options.quick else Scale()
     scale = replace(scale, rounds=options.rounds or scale.rounds)
-    wanted = [MEASURES[name] for name in _names(MEASURES, options.only)]
     contestants = _names(CONTESTANTS, options.contestants)
+    wanted = [MEASURES[name] for name in _names(MEASURES, options.only)]
+    wanted = [measure for measure in wanted if not set(contestants).isdisjoint(measure.contestants)]
     book = Book(draft=bool(options.quick or options.contestants or scale.rounds < ENOUGH))
     if not options.report_only:
         prepare()

@@ -35,9 +35,9 @@ class ServerEdge(Edge):
         self._paused = False
         self.is_asked_for = False
 
-    def enter(self, link: ServerLink) -> None:
-        """The WebSocket is open."""
-        self.start(link, link.open(self.now()))
+    def enter(self, link: ServerLink, *, is_told: bool) -> None:
+        """The WebSocket is open; `is_told`: to somebody who wants to know."""
+        self.start(link, link.open(self.now()) if is_told else ())
         self._note_plain()
 
     # As a candidate.

@@ -32,15 +32,11 @@ class FastPath:
         """Twisted's: bytes have arrived."""
         edge, size = self._heartbeat, len(data)
         # RFC 6455, section 5.2: FIN and opcode 1, MASK and the length, the masking key, the payload.
-        if (
-            edge is None
-            or not edge.is_fast
-            or not 6 < size < 132
-            or data[0] != 0x81
-            or data[1] != size + 122
-            or self.state != _OPEN
-        ):
+        if edge is None or not edge.is_fast or size <= 6 or data[0] != 0x81 or self.state != _OPEN:
             super().dataReceived(data)  # type: ignore[misc]  # the mixin's
+            return
+        if data[1] != size + 122 or size > 131:
+            self._heartbeat_in_frames(data)
             return
         size -= 6
         mask = _number(data[2:6], "little") * REPEATED[size] & KEPT[size]
@@ -64,6 +60,18 @@ class FastPath:
         edge.heard()
         edge.guarded(self._onMessage, payload, False)
         edge.hold_back()
+
+    def _heartbeat_in_frames(self, data: bytes) -> None:
+        """A chunk that may be several such frames: each by itself, and what is left the plain way."""
+        at, size = 0, len(data)
+        while size - at > 6 and data[at] == 0x81 and 0x80 < data[at + 1] <= 0xFD:
+            end = at + data[at + 1] - 122
+            if end > size:
+                break
+            self.dataReceived(data[at:end])
+            at = end
+        if at < size:
+            super().dataReceived(data[at:] if at else data)  # type: ignore[misc]  # as above
 
 
 def _is_text(payload: bytes) -> bool:

@@ -240,22 +240,15 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
             # Not TCP.
             return
 
-    def _dataReceived(self, data: bytes) -> None:
-        """Autobahn's: bytes have arrived."""
-        if self.state != _CONNECTING or self.logOctets:
-            super()._dataReceived(data)
-        else:
-            self.data += data
-            self.consumeData()
-
     def processHandshake(self) -> None:
         """Autobahn's: bytes of the opening handshake have arrived."""
         headers = ordinary_headers(self.data) if self._heartbeat_may_answer() else None
         if headers is None or ("x-forwarded-for" in headers and self.trustXForwardedFor):
-            self.trafficStats.preopenIncomingOctetsWireLevel = len(self.data)
             super().processHandshake()
             return
         self._heartbeat_head, self.data = self.data, b""
+        # So far they count the head.
+        del self.trafficStats
         outbox.way_to(self.transport)(self.transport, self._heartbeat_response(headers))
         self.state = _OPEN
         self.inside_message = False
@@ -305,7 +298,7 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
 
 
 for _name, _value in {**_rest(), **_USUAL}.items():
-    setattr(LeanServerProtocol, _name, _value)
+    setattr(LeanServerProtocol, _name, staticmethod(_value) if callable(_value) else _value)
 
 
 @cache

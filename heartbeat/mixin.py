@@ -20,19 +20,21 @@ from heartbeat.core.client_link import ClientLink
 from heartbeat.core.errors import PeerError, Unconfirmed
 from heartbeat.core.link import LinkStatus
 from heartbeat.core.messages import error_frame, re_of, unknown_type
+from heartbeat.core.monitor import State
 from heartbeat.core.opening import Declared
 from heartbeat.core.server_link import ServerLink
 from heartbeat.core.session import Session
 from heartbeat.edge import Edge
 from heartbeat.ends import ClientEdge, ServerEdge
 from heartbeat.fastpath import FastPath
-from heartbeat.frames import text_frame
+from heartbeat.frames import TEXT_HEADS, text_frame
 from heartbeat.handling import Handling, call, encode_message
 from heartbeat.quiet import QuietDeferred
 from heartbeat.shared import ClientShared, ServerShared, Shared
 
 __all__ = ["Heartbeat", "HeartbeatClientMixin", "HeartbeatServerMixin"]
 
+_ACKNOWLEDGED = State.ACKNOWLEDGED
 _OUTSIDERS = ("autobahn.", "twisted.", "builtins", "txaio", "zope.", "heartbeat.")
 
 
@@ -125,7 +127,12 @@ class Heartbeat:
             return
         if edge.dead:
             return
-        edge.heard()
+        link = edge.link
+        if link is not None and link.monitor.state is _ACKNOWLEDGED and link.monitor.asked is None:
+            # As `heard` does at rest, in as few calls.
+            link.monitor.heard_at = edge.shared.ticker.running.at(edge.shared.ticker.raw())
+        else:
+            edge.heard()
         if self._heartbeat_guest:
             super().dataReceived(data)  # type: ignore[misc]  # Autobahn's
         else:
@@ -170,7 +177,8 @@ class Heartbeat:
             # `heard` has told when.
             pong = edge.link.beat(payload, edge.link.monitor.heard_at)  # type: ignore[union-attr]  # a server's
             if pong is not None:
-                frame = text_frame(pong)
+                size = len(pong)
+                frame = TEXT_HEADS[size] + pong if size < 126 else text_frame(pong)
                 edge.given += len(frame)
                 edge.way(self.transport, frame)  # type: ignore[attr-defined]  # Autobahn's
                 return
@@ -325,7 +333,7 @@ class HeartbeatServerMixin(FastPath, Heartbeat):
             guest=self._heartbeat_guest,
             plain=shared.plain_pages,
         )
-        edge.enter(link)  # type: ignore[attr-defined]  # a server's
+        edge.enter(link, is_told=type(self).linkChanged is not Heartbeat.linkChanged)  # type: ignore[attr-defined]  # a server's
         if self._heartbeat_is_usual():
             edge.way = outbox.way_to(self.transport) if shared.settings.fast_path else outbox.write  # type: ignore[attr-defined]  # Autobahn's
             edge.may_be_fast = edge.is_fast = shared.settings.fast_path

@@ -66,6 +66,7 @@ class Options(usage.Options):
 
     optFlags: ClassVar[list[list[Any]]] = [
         ["trust-client-ids", None, "Honour client ids that are only claimed, not from this machine alone."],
+        ["no-fast-path", None, "Leave every frame and handshake to Autobahn: slower, the same answers."],
     ]
 
     compData = usage.Completions(optActions={"beats": usage.CompleteList(BEATS), "level0": usage.CompleteList(LEVEL0)})
@@ -106,6 +107,7 @@ class Options(usage.Options):
                 level0=self["level0"],
                 trust_forwarded=self["trust-forwarded"],
                 trust_client_ids=bool(self["trust-client-ids"]),
+                fast_path=not self["no-fast-path"],
                 origins=tuple(self["origin"]),
             )
             # Nothing is left open by this; a wrong endpoint or limit is said now, and not by a traceback later.

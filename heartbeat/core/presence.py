@@ -180,7 +180,12 @@ class Presence:
         return client.announced
 
     def _recount(self, client: _Client) -> None:
-        best = min((c.standing for c in client.connections), default=Standing.DETACHED)
+        connections = client.connections
+        if len(connections) == 1:
+            # As most have it.
+            best = connections[0].standing
+        else:
+            best = min((connection.standing for connection in connections), default=Standing.DETACHED)
         if best is not client.standing:
             self._restand(client, best)
 

@@ -211,7 +211,7 @@ class Settings:
     ping_limit: int = 1024
     #: Bytes that may wait for a peer that does not read; above it, nothing more is read from it either.
     outgoing_limit: int = 1_048_576
-    #: Server: whether ordinary pings are answered past Autobahn, and straight into their sockets.
+    #: Server: whether ordinary handshakes and short texts go past Autobahn, and answers straight into their sockets.
     fast_path: bool = True
     #: Server: WebSocket connections in all; None: what the open-file limit allows.
     max_connections: int | None = None
@@ -224,6 +224,9 @@ class Settings:
     #: Server: how many proxies in front append to X-Forwarded-For.
     trust_forwarded: int = 0
 
+    # Most connections have the same, so there is one.
+    _timing: Timing = field(init=False, repr=False, compare=False)
+
     def __post_init__(self) -> None:
         for name, (least, most, unit) in _BOUNDS.items():
             if name != "interval" or self.interval is not None:
@@ -233,6 +236,7 @@ class Settings:
         self._settle_delays()
         self._settle_origins()
         self._settle_grace()
+        object.__setattr__(self, "_timing", self._timing_at(self.interval or DEFAULT_INTERVAL))
 
     def _look_at_words(self) -> None:
         _one_of("schedule", self.schedule, _SCHEDULES)
@@ -289,7 +293,9 @@ class Settings:
 
     def timing(self, interval: float | None = None) -> Timing:
         """The timing these settings give, for a granted `interval` or their own."""
-        interval = interval or self.interval or DEFAULT_INTERVAL
+        return self._timing if interval in (None, self._timing.interval) else self._timing_at(interval)
+
+    def _timing_at(self, interval: float) -> Timing:
         return Timing(
             interval=interval,
             timeout_min=self.timeout_min,
