@@ -110,8 +110,15 @@ class Admission:
             return None
         credentials = candidate.credentials(opening)
         candidate.is_asked_for = True
+
+        def answered(result: Any) -> Any:
+            candidate.is_asked_for = False
+            return result
+
+        # Not in a `finally`: that also runs when nobody keeps what never answers, and the garbage collector finds it.
+        asked = maybeDeferred(self.authenticator.authenticate, credentials).addBoth(answered)
         try:
-            identity = checked_identity((yield maybeDeferred(self.authenticator.authenticate, credentials)))
+            identity = checked_identity((yield asked))
         except Unauthorized as refusal:
             candidate.refused(CloseCode.UNAUTHORIZED, str(refusal) or "not authorized")
         except Exception:  # noqa: BLE001  # an application's hook may raise anything
@@ -119,8 +126,6 @@ class Admission:
             candidate.refused(CloseCode.UNAUTHORIZED, "who you are could not be judged")
         else:
             return identity
-        finally:
-            candidate.is_asked_for = False
         return None
 
     @inlineCallbacks

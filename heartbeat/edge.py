@@ -54,13 +54,24 @@ __all__ = ["Edge"]
 _SHORT = 4096
 
 
+class _Gone:
+    """In the place of a protocol that is gone."""
+
+    state = WebSocketProtocol.STATE_CLOSED
+    peer = "a peer that is gone"
+
+
+_GONE = _Gone()
+
+
 class Edge:
     """The heartbeat of one connection at its transport.
 
     `exact`: with a timer of its own instead of a place in the wheel. `dead`: convicted, or failed by
     a bug; whatever still arrives is not even looked at. `over`: the connection is gone. `channel`: the end
     of the session that it carries, or carried last. `way`: how text is written past Autobahn, None where it is
-    not; `given`: the bytes that went this way; `is_fast`: whether it is read past Autobahn just now, as it `may_be_fast`.
+    not; `given`: the bytes that went this way; `is_fast`: whether it is read past Autobahn just now, as it
+    `may_be_fast`.
     """
 
     __slots__ = (
@@ -174,6 +185,15 @@ class Edge:
         if self.link is not None:
             self.carry(self.link.close(self.now(), code))
         self.shared.one_is_gone()
+
+    def let_go(self) -> None:
+        """All is told of the connection that is gone: its protocol may go, unless somebody still has to do with it.
+
+        Each knows the other, and both would wait for the garbage collector, which looks seldom where many come and go.
+        """
+        judged = self.link is None or not self.link.is_judging
+        if self.over and judged and (self.channel is None or self.channel.session.is_idle):
+            self.protocol = _GONE
 
     def due(self, now: float) -> None:
         """The armed time has come."""
@@ -327,7 +347,7 @@ class Edge:
             self.close(CloseCode.SLOW_CONSUMER, "reads too slowly")
 
     def _confirm(self) -> None:
-        if self.link is not None:
+        if self.link is not None and not self.over:
             self.carry(self.link.confirm(self.now(), self.traffic()))
 
     def drop(self) -> None:

@@ -154,4 +154,3 @@ class HeartbeatClientFactory(_Registered, WebSocketClientFactory):  # type: igno
         self.heartbeat_store = store
         self.heartbeat: ClientShared = ClientShared.of(self)
         self.setProtocolOptions(**options_of(settings), serverConnectionDropTimeout=0)
-

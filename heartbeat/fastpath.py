@@ -1,10 +1,10 @@
 """The short way through a server: from the bytes of the socket to the answer, past Autobahn's parser.
 
-Assumes a chunk of bytes that is one whole frame: text, final, masked, of at most 125 bytes, on an open connection and
-outside any message. An ordinary ping is answered here, as the link and `messages.pong_frame` say, without
-an object that it does not need. What else is text goes where Autobahn would have taken it; whatever does not fit, and what
-is not UTF-8, goes to Autobahn, as if nobody had looked. Autobahn's `trafficStats` know nothing of what came this
-way. `Settings.fast_path` turns it off.
+Assumes a chunk of bytes that is one whole frame, or several: text, final, masked, of at most 125 bytes, on a connection
+that is open, outside any message. An ordinary ping is answered here, as the link and `messages.pong_frame` say, without
+an object that it does not need. What else is text goes where Autobahn would have taken it; whatever does not fit,
+and what is not UTF-8, goes to Autobahn, as if nobody had looked. Autobahn's `trafficStats` know nothing of
+what came this way. `Settings.fast_path` turns it off.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def wants_websocket(head: bytes) -> bool:
 
 
 def ordinary_headers(head: bytes) -> dict[str, str] | None:
-    """The headers, by names in lower case, of a request head that asks for a WebSocket in an ordinary way; None for another.
+    """The headers of a request head that asks for a WebSocket in an ordinary way, by names in lower case; else None.
 
     Ordinary is a head of which nothing is to be refused, nor to be agreed upon, by what RFC 6455, section 4.2.1,
     and Autobahn ask for: version 13, no subprotocol, and no extension but one that may be left unanswered.

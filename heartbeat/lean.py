@@ -58,7 +58,7 @@ def _usual_options() -> dict[str, Any]:
     return {name: (vars(theirs) | ours)[name] for name in WebSocketServerProtocol.CONFIG_ATTRS if name in vars(theirs)}
 
 
-def _rest() -> dict[str, Any]:
+def _at_rest() -> dict[str, Any]:
     """What Autobahn sets on a connection that is made, and mostly leaves as it is."""
     flags = (
         "triggered",
@@ -136,7 +136,7 @@ class _Lazily:
 
 
 class _FromHead:
-    """An attribute that is read from the request's head whenever somebody asks; of an unusual request Autobahn sets it."""
+    """An attribute that is read from the request's head when somebody asks; of an unusual request Autobahn sets it."""
 
     def __init__(self, read: Callable[[Any, bytes], Any]) -> None:
         self._read = read
@@ -188,8 +188,10 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
     #: The head of the request, where it was answered here.
     _heartbeat_head: bytes | None = None
 
+    send_queue: Any
+    state: int
+
     is_open = _Lazily(lambda protocol: Deferred() if protocol._heartbeat_head is None else succeed(None))
-    is_closed = _Lazily(lambda protocol: Deferred())
     peer = _Lazily(lambda protocol: peer2str(protocol.transport))
     trafficStats = _Lazily(_stats)
     utf8validator = _Lazily(lambda protocol: Utf8Validator())
@@ -209,6 +211,25 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
     websocket_extensions = _FromHead(_offered)
     websocket_extensions_in_use = _FromHead(lambda protocol, head: [])
     _wskey = _FromHead(lambda protocol, head: _headers(head)["sec-websocket-key"])
+
+    # Made early for those who asked; whether Autobahn has fired it.
+    _heartbeat_closed: Deferred[Any] | None = None
+    _heartbeat_is_closed = False
+
+    @property
+    def is_closed(self) -> Deferred[Any]:
+        """Autobahn's: fires with this protocol when the connection is closed."""
+        if self._heartbeat_closed is not None:
+            return self._heartbeat_closed
+        if self._heartbeat_is_closed:
+            return succeed(self)
+        if self.state != WebSocketProtocol.STATE_CLOSED:
+            self._heartbeat_closed = Deferred()
+            return self._heartbeat_closed
+        # Autobahn asks, to fire it. Nobody has before: kept, it would keep the protocol, and the protocol it, until the
+        # garbage collector finds them.
+        self._heartbeat_is_closed = True
+        return Deferred()
 
     def __init__(self) -> None:
         """What Autobahn makes here is made when somebody asks for it."""
@@ -264,7 +285,7 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
             and factory.allowedOrigins == ["*"]
             and not (factory.externalPort or factory.headers or self.maxConnections or self.autoPingInterval)
             and not (self.logOctets or self.trackTimings)
-            and _leaves_handshakes_to_us(type(self))
+            and _leaves_handshakes_to_us(type(self))  # type: ignore[arg-type]  # a class can be hashed
         )
 
     def _heartbeat_response(self, headers: dict[str, str]) -> bytes:
@@ -279,7 +300,7 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
         """Autobahn's: the WebSocket is open. What it looks up of TLS is looked up when somebody asks."""
         self.onOpen()
 
-    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:  # noqa: FBT001, FBT002  # Autobahn's signature
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:  # noqa: FBT002  # Autobahn's
         """Autobahn's: bytes go out. Without a line for a log, formatted for nobody."""
         if sync or chopsize or self.send_queue or self.logOctets or self.state != _OPEN:
             if (sync or chopsize) and not self.send_queue:
@@ -297,12 +318,12 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
         return listened
 
 
-for _name, _value in {**_rest(), **_USUAL}.items():
+for _name, _value in {**_at_rest(), **_USUAL}.items():
     setattr(LeanServerProtocol, _name, staticmethod(_value) if callable(_value) else _value)
 
 
 @cache
-def _leaves_handshakes_to_us(cls: type) -> bool:
+def _leaves_handshakes_to_us(cls: Any) -> bool:
     """Whether a class overrides nothing that an ordinary handshake leaves out."""
     left_out = ("onConnect", "succeedHandshake", "sendData")
     return all(getattr(cls, name) is getattr(LeanServerProtocol, name) for name in left_out)

@@ -298,7 +298,7 @@ _ON_THE_WAY = (
 
 
 @cache
-def _leaves_it_to_autobahn(cls: type) -> bool:
+def _leaves_it_to_autobahn(cls: Any) -> bool:
     """Whether a class overrides nothing that the fast path leaves out."""
     return all(getattr(cls, name).__module__.startswith(_OUTSIDERS) for name in _ON_THE_WAY)
 
@@ -318,8 +318,8 @@ class HeartbeatServerMixin(FastPath, Heartbeat):
     _heartbeat_intercepts = True
 
     def _heartbeat_edge(self) -> Edge:
-        self._heartbeat = ServerEdge(self, ServerShared.of(self.factory))  # type: ignore[attr-defined]  # Autobahn's
-        return self._heartbeat
+        edge = self._heartbeat = ServerEdge(self, ServerShared.of(self.factory))  # type: ignore[attr-defined]  # Autobahn's
+        return edge
 
     def _heartbeat_open(self, edge: Edge) -> None:
         shared = ServerShared.of(self.factory)  # type: ignore[attr-defined]  # Autobahn's
@@ -335,14 +335,14 @@ class HeartbeatServerMixin(FastPath, Heartbeat):
         )
         edge.enter(link, is_told=type(self).linkChanged is not Heartbeat.linkChanged)  # type: ignore[attr-defined]  # a server's
         if self._heartbeat_is_usual():
-            edge.way = outbox.way_to(self.transport) if shared.settings.fast_path else outbox.write  # type: ignore[attr-defined]  # Autobahn's
+            edge.way = outbox.way_to(self.transport) if shared.settings.fast_path else outbox.write
             edge.may_be_fast = edge.is_fast = shared.settings.fast_path
 
     def _heartbeat_is_usual(self) -> bool:
         """Whether nothing stands on the way of a text frame but what Autobahn does of itself."""
         options = self.autoFragmentSize, self.maskServerFrames, self.logFrames, self.logOctets, self.trackTimings  # type: ignore[attr-defined]  # Autobahn's
         usual = self.applyMask and not any(options)  # type: ignore[attr-defined]  # Autobahn's
-        return usual and not self._heartbeat_is_silent() and _leaves_it_to_autobahn(type(self))
+        return usual and not self._heartbeat_is_silent() and _leaves_it_to_autobahn(type(self))  # type: ignore[arg-type]  # a class can be hashed
 
     def _trigger(self) -> None:
         """Autobahn's: something waits in a queue of its own, which nothing may overtake from now on."""
@@ -350,6 +350,11 @@ class HeartbeatServerMixin(FastPath, Heartbeat):
             self._heartbeat.way = None
             self._heartbeat.may_be_fast = self._heartbeat.is_fast = False
         super()._trigger()  # type: ignore[misc]  # Autobahn's
+
+    def _onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+        super()._onClose(wasClean, code, reason)
+        if self._heartbeat is not None:
+            self._heartbeat.let_go()
 
     def _heartbeat_unknown(self, message: dict[str, Any]) -> Deferred[Any] | None:
         """Nobody takes it: say so, unless it is an error, which is never answered."""

@@ -81,7 +81,7 @@ class _HandedOver(Protocol):
         self._http.connectionLost(reason)
 
 
-class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, LeanServerProtocol):  # type: ignore[misc]  # Autobahn's are Any
+class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, LeanServerProtocol):
     """A server's connection. Override `messageReceived` and `linkChanged`, or register types with the factory."""
 
     data: bytes
@@ -111,6 +111,11 @@ class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, LeanServerProtoc
         else:
             self._heartbeat_asked = True
             super().processHandshake()
+
+    def _heartbeat_may_answer(self) -> bool:
+        """Whether an ordinary request is answered past Autobahn."""
+        fast: bool = self._heartbeat.shared.settings.fast_path
+        return fast and super()._heartbeat_may_answer()
 
     def _heartbeat_refusal(self, head: bytes, site: Any) -> tuple[Any, ...] | None:
         """Why a plain request may not come in: a sentence, and the HTTP status."""
@@ -146,7 +151,7 @@ class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, LeanServerProtoc
         """
         data, self.data = self.data, b""
         transport = self.transport
-        self._heartbeat.gone(None)  # type: ignore[union-attr]  # made when the transport connected
+        self._heartbeat.gone(None)
         self._heartbeat = None
         self.state = self.STATE_CLOSED
         http: Any = _HandedOver(self.factory, site.buildProtocol(transport.getPeer()))

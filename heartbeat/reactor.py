@@ -58,7 +58,7 @@ class HeartbeatReactor(EPollReactor):
 
     def _failed(self, selectable: Any, error: BaseException) -> None:
         log.err()
-        self._disconnectSelectable(selectable, error, False)
+        self._disconnectSelectable(selectable, error, False)  # type: ignore[no-untyped-call]  # Twisted's
 
     doIteration = doPoll
 
@@ -67,4 +67,4 @@ def install() -> None:
     """Make it this process's reactor. Raises ReactorAlreadyInstalledError (an ImportError) when there is one."""
     from twisted.internet.main import installReactor  # noqa: PLC0415  # it looks at the global reactor
 
-    installReactor(HeartbeatReactor())
+    installReactor(HeartbeatReactor())  # type: ignore[no-untyped-call]  # Twisted's

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -136,6 +137,9 @@ class Options(usage.Options):
         return None
 
 
+# So many objects more than went, and the garbage collector looks through the youngest; Python's own number is 700.
+_NEW_OBJECTS = 10_000
+
 _OPTION_OF = {"message_limit": "max-message", "origins": "origin"}
 
 
@@ -158,6 +162,11 @@ class _Launched(HeartbeatService):
             except StoreError as error:
                 raise SystemExit(f"heartbeat: {error}") from None
         super().startService()
+        # What is there now stays. To look through it, and through all connections for every 700 objects that are new,
+        # made the slowest handshakes of a storm wait two to three times as long (64 ms, now 21 to 31; November 2026).
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(_NEW_OBJECTS)
 
 
 def makeService(options: Options) -> HeartbeatService:

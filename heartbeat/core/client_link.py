@@ -23,7 +23,7 @@ from heartbeat.core.link import (
     milliseconds,
     ping_id_of,
 )
-from heartbeat.core.messages import OWNED, OWNED_IN_SESSION, VERSION, encode, pong_frame, re_of
+from heartbeat.core.messages import OWNED_IN_SESSION, VERSION, encode, pong_frame, re_of
 from heartbeat.core.monitor import Monitor, Traffic
 from heartbeat.core.opening import declared
 from heartbeat.core.running import RunningTime

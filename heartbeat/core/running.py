@@ -39,7 +39,7 @@ class RunningTime:
             self._due = raw
         now = raw - self.late
         # What was told while the lateness was still within a tick stands, until time has caught up with it.
-        if now > self._told:
+        if now > self._told:  # noqa: PLR1730  # `max` takes as long as all the rest
             self._told = now
         return self._told
 

@@ -258,8 +258,9 @@ class ServerLink(Link):
             confirmed = self._acknowledged(message.get("ack"))
             if not self.monitor.knows(ping_id_of(message)):
                 return confirmed
+            joined = self._announce()
             self._beaten(now, away)
-            return (*confirmed, *self._answered(ping_id_of(message), None, now))
+            return (*confirmed, *self._answered(ping_id_of(message), None, now), *joined)
         joined = self._announce()
         self._beaten(now, away)
         self.monitor.pinged(now)

@@ -25,9 +25,9 @@ INTERCEPTED = {
     "_onMessage",
     "_onPong",
     "_onClose",
-    "_onMessageFrameBegin",
     "dataReceived",
     "consumeData",
+    "_trigger",
     # On our own protocols and factories.
     "connectionMade",
     "sendCloseFrame",
@@ -180,9 +180,10 @@ def test_the_core_imports_nothing_from_above_and_nothing_that_does_io(path):
 #: Who may be imported by whom: each line by those below it.
 LAYERS = (
     ("core", "_version"),
-    ("watchdog", "quiet", "outbox", "handshake", "limits", "tls", "endings", "store", "auth", "sse"),
-    ("ticker", "handling", "tables", "model"),
-    ("channel", "sqlite"),
+    ("watchdog", "quiet", "outbox", "handshake", "frames", "limits", "tls", "endings", "store", "auth", "sse"),
+    ("reactor",),
+    ("ticker", "handling", "tables", "model", "fastpath"),
+    ("channel", "sqlite", "lean"),
     ("sessions",),
     ("register",),
     ("admission",),
