@@ -116,8 +116,8 @@ _values_of = attrgetter(*_names)
 _NOBODY: Deferred[list[object]] = succeed([])
 
 
-class _Lazily:
-    """An attribute that is made when somebody first asks for it, and is the instance's own from then on."""
+class _Attribute:
+    """An attribute that a function of the instance makes. There is no setter here: the instance may have its own."""
 
     def __init__(self, make: Callable[[Any], Any]) -> None:
         self._make = make
@@ -127,40 +127,34 @@ class _Lazily:
         self._name = name
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        if instance is None:
-            return self
+        return self if instance is None else self._of(instance)
+
+    def _of(self, instance: Any) -> Any:
+        raise NotImplementedError
+
+
+class _Lazily(_Attribute):
+    """One that is made when somebody first asks for it, and is the instance's own from then on."""
+
+    def _of(self, instance: Any) -> Any:
         value = self._make(instance)
         # Not by its `__dict__`: an instance that was asked for that takes three times as much (Python 3.11).
         setattr(instance, self._name, value)
         return value
 
 
-class _FromHead:
-    """An attribute that is read from the request's head when somebody asks; of an unusual request Autobahn sets it."""
+class _FromHead(_Attribute):
+    """One that is read from the request's head whenever somebody asks; of an unusual request Autobahn sets it."""
 
-    def __init__(self, read: Callable[[Any, bytes], Any]) -> None:
-        self._read = read
-        self._name = ""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        if instance is None:
-            return self
-        head = instance._heartbeat_head
-        if head is None:
+    def _of(self, instance: Any) -> Any:
+        if instance._heartbeat_head is None:
             raise AttributeError(f"{self._name} is not known before the opening handshake")
-        return self._read(instance, head)
+        return self._make(instance)
 
 
-def _headers(head: bytes) -> dict[str, str]:
-    headers: dict[str, str] = parseHttpHeader(head)[1]
+def _headers(protocol: Any) -> dict[str, str]:
+    headers: dict[str, str] = parseHttpHeader(protocol._heartbeat_head)[1]
     return headers
-
-
-def _uri(head: bytes) -> str:
-    return head.split(b" ", 2)[1].decode()
 
 
 def _stats(protocol: LeanServerProtocol) -> TrafficStats:
@@ -177,8 +171,8 @@ def _details(protocol: LeanServerProtocol) -> TransportDetails:
     return details
 
 
-def _offered(protocol: LeanServerProtocol, head: bytes) -> list[Any]:
-    offered = _headers(head).get("sec-websocket-extensions")
+def _offered(protocol: LeanServerProtocol) -> list[Any]:
+    offered = protocol.http_headers.get("sec-websocket-extensions")
     return [] if offered is None else protocol._parseExtensionsHeader(offered)
 
 
@@ -191,30 +185,37 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
     send_queue: Any
     state: int
 
-    is_open = _Lazily(lambda protocol: Deferred() if protocol._heartbeat_head is None else succeed(None))
     peer = _Lazily(lambda protocol: peer2str(protocol.transport))
     trafficStats = _Lazily(_stats)
     utf8validator = _Lazily(lambda protocol: Utf8Validator())
     _transport_details = _Lazily(_details)
     _results = _Lazily(lambda protocol: dict.fromkeys(protocol._valid_events))
 
-    http_request_data = _FromHead(lambda protocol, head: head)
-    http_status_line = _FromHead(lambda protocol, head: head.split(b"\r\n", 1)[0].decode())
-    http_headers = _FromHead(lambda protocol, head: _headers(head))
-    http_request_uri = _FromHead(lambda protocol, head: _uri(head))
-    http_request_path = _FromHead(lambda protocol, head: urlparse(_uri(head)).path)
-    http_request_params = _FromHead(lambda protocol, head: parse_qs(urlparse(_uri(head)).query))
-    http_request_host = _FromHead(lambda protocol, head: _headers(head)["host"].partition(":")[0])
-    http_response_data = _FromHead(lambda protocol, head: protocol._heartbeat_response(_headers(head)).decode())
-    websocket_origin = _FromHead(lambda protocol, head: _headers(head).get("origin", ""))
-    websocket_protocols = _FromHead(lambda protocol, head: [])
+    http_request_data = _FromHead(lambda protocol: protocol._heartbeat_head)
+    http_status_line = _FromHead(lambda protocol: protocol._heartbeat_head.split(b"\r\n", 1)[0].decode())
+    http_headers = _FromHead(_headers)
+    http_request_uri = _FromHead(lambda protocol: protocol._heartbeat_head.split(b" ", 2)[1].decode())
+    http_request_path = _FromHead(lambda protocol: urlparse(protocol.http_request_uri).path)
+    http_request_params = _FromHead(lambda protocol: parse_qs(urlparse(protocol.http_request_uri).query))
+    http_request_host = _FromHead(lambda protocol: protocol.http_headers["host"].partition(":")[0])
+    http_response_data = _FromHead(lambda protocol: protocol._heartbeat_response(protocol.http_headers).decode())
+    websocket_origin = _FromHead(lambda protocol: protocol.http_headers.get("origin", ""))
+    websocket_protocols = _FromHead(lambda protocol: [])
     websocket_extensions = _FromHead(_offered)
-    websocket_extensions_in_use = _FromHead(lambda protocol, head: [])
-    _wskey = _FromHead(lambda protocol, head: _headers(head)["sec-websocket-key"])
+    websocket_extensions_in_use = _FromHead(lambda protocol: [])
+    _wskey = _FromHead(lambda protocol: protocol.http_headers["sec-websocket-key"])
 
-    # Made early for those who asked; whether Autobahn has fired it.
+    # For those who asked; and whether Autobahn has fired the last.
+    _heartbeat_opened: Deferred[None] | None = None
     _heartbeat_closed: Deferred[Any] | None = None
     _heartbeat_is_closed = False
+
+    @property
+    def is_open(self) -> Deferred[None]:
+        """Autobahn's: fires when the WebSocket is open."""
+        if self._heartbeat_opened is None:
+            self._heartbeat_opened = Deferred() if self._heartbeat_head is None else succeed(None)
+        return self._heartbeat_opened
 
     @property
     def is_closed(self) -> Deferred[Any]:
@@ -275,6 +276,8 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
         self.inside_message = False
         self.current_frame = None
         self._onOpen()
+        if self._heartbeat_opened is not None and not self._heartbeat_opened.called:
+            self._heartbeat_opened.callback(None)
 
     def _heartbeat_may_answer(self) -> bool:
         """Whether an ordinary request is answered as Autobahn would, by what it was told to do."""
