@@ -87,7 +87,7 @@ class Admission:
         try:
             if not self._sessions.epoch:
                 yield self._sessions.start()
-            identity = yield self.identify(candidate, opening)
+            identity = (yield self.identify(candidate, opening)) if candidate.waits else None
             if candidate.waits:
                 yield self._judge(candidate, opening, identity)
         except StoreError as error:

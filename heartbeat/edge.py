@@ -48,10 +48,10 @@ from heartbeat.quiet import QuietDeferred
 from heartbeat.shared import Shared
 from heartbeat.ticker import Alarm
 
-__all__ = ["Edge"]
+__all__ = ["SHORT", "Edge"]
 
-# Longer texts gain nothing by a way past Autobahn, which knows its own limits.
-_SHORT = 4096
+#: Longer texts gain nothing by a way past Autobahn, which knows its own limits.
+SHORT = 1024
 
 
 class _Gone:
@@ -69,9 +69,9 @@ class Edge:
 
     `exact`: with a timer of its own instead of a place in the wheel. `dead`: convicted, or failed by
     a bug; whatever still arrives is not even looked at. `over`: the connection is gone. `channel`: the end
-    of the session that it carries, or carried last. `way`: how text is written past Autobahn, None where it is
-    not; `given`: the bytes that went this way; `is_fast`: whether it is read past Autobahn just now, as it
-    `may_be_fast`.
+    of the session that it carries, or carried last. `answers`: it answers ordinary pings; `way`: how text is written
+    past Autobahn, None where it is not; `given`: the bytes that went this way; `is_fast`: whether text is read past
+    Autobahn just now, which `may_be_fast` allows.
     """
 
     __slots__ = (
@@ -79,6 +79,7 @@ class Edge:
         "_at_limit",
         "_limit",
         "_stuck",
+        "answers",
         "channel",
         "dead",
         "given",
@@ -102,6 +103,7 @@ class Edge:
         self.slot: int | None = None
         self.dead = False
         self.over = False
+        self.answers = False
         self.way: outbox.Way | None = None
         self.is_fast = self.may_be_fast = False
         self.given = 0
@@ -364,7 +366,7 @@ class Edge:
             self._send_text(payload, doNotCompress=True)
 
     def _send_text(self, payload: bytes, *, doNotCompress: bool) -> None:
-        if self.way is None or not doNotCompress or len(payload) > _SHORT:
+        if self.way is None or not doNotCompress or len(payload) > SHORT:
             self.protocol.sendMessage(payload, doNotCompress=doNotCompress)
             return
         frame = text_frame(payload)

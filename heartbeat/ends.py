@@ -111,6 +111,8 @@ class ServerEdge(Edge):
         admission = self.shared.admission
         judging = admission.judge_plain(self) if opening is None else admission.judge(self, opening)
         judging.addErrback(lambda failure: self.guarded(failure.raiseException))
+        # It may be gone by then.
+        judging.addCallback(lambda _: self.let_go())
         if self.waits:
             self._paused = True
             self.protocol.transport.pauseProducing()

@@ -4,7 +4,8 @@ Assumes a chunk of bytes that is one whole frame, or several: text, final, maske
 that is open, outside any message. An ordinary ping is answered here, as the link and `messages.pong_frame` say, without
 an object that it does not need. What else is text goes where Autobahn would have taken it; whatever does not fit,
 and what is not UTF-8, goes to Autobahn, as if nobody had looked. Autobahn's `trafficStats` know nothing of
-what came this way. `Settings.fast_path` turns it off.
+what came this way. When a connection has opened it is looked at whether anybody stands on Autobahn's way who would miss
+it. `Settings.fast_path` turns it off.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from heartbeat.frames import KEPT, REPEATED, TEXT_HEADS, text_frame
 __all__ = ["FastPath"]
 
 _number = int.from_bytes
-_OPEN = 3  # WebSocketProtocol.STATE_OPEN
+# WebSocketProtocol.STATE_OPEN and STATE_CLOSED, which cost two look-ups there.
+_OPEN = 3
+_CLOSED = 0
 
 
 class FastPath:
     """Stands before the heartbeat mixin among the bases, and receives before it."""
 
     _heartbeat: Any
-    _listeners: Any
-    _onMessage: Any
+    _heartbeat_message: Any
     transport: Any
     state: int
 
@@ -36,7 +38,10 @@ class FastPath:
             super().dataReceived(data)  # type: ignore[misc]  # the mixin's
             return
         if data[1] != size + 122 or size > 131:
-            self._heartbeat_in_frames(data)
+            if 0x80 < data[1] <= 0xFD:
+                self._heartbeat_in_frames(data)
+            else:
+                super().dataReceived(data)  # type: ignore[misc]  # as above
             return
         size -= 6
         mask = _number(data[2:6], "little") * REPEATED[size] & KEPT[size]
@@ -54,12 +59,14 @@ class FastPath:
         except Exception:  # noqa: BLE001  # as on the plain way: a bug ends its connection, and is logged
             edge.failed()
             return
-        if self._listeners is not None or not _is_text(payload):
+        if not _is_text(payload):
             super().dataReceived(data)  # type: ignore[misc]  # as above
             return
         edge.heard()
-        edge.guarded(self._onMessage, payload, False)
-        edge.hold_back()
+        # Whoever was told that bytes arrive may have dropped the connection.
+        if self.state != _CLOSED and not edge.dead:
+            edge.guarded(self._heartbeat_message, payload, False)
+            edge.hold_back()
 
     def _heartbeat_in_frames(self, data: bytes) -> None:
         """A chunk that may be several such frames: each by itself, and what is left the plain way."""
@@ -68,7 +75,8 @@ class FastPath:
             end = at + data[at + 1] - 122
             if end > size:
                 break
-            self.dataReceived(data[at:end])
+            # Not a subclass's, which has had the chunk.
+            FastPath.dataReceived(self, data[at:end])
             at = end
         if at < size:
             super().dataReceived(data[at:] if at else data)  # type: ignore[misc]  # as above

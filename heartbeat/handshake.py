@@ -37,7 +37,7 @@ _BODY = re.compile(rb"\r\n(?:transfer-encoding[ \t]*:|content-length[ \t]*:[ \t]
 # What a browser sends, and our own clients: no line is folded, no character out of the ordinary.
 _ORDINARY = re.compile(rb"GET /(?!/)[!-:<-~]* HTTP/1\.1\r\n(?:[A-Za-z0-9-]+: [ -~]*\r\n)+\r\n")
 _ORDINARY_HOST = re.compile(r"[A-Za-z0-9.-]+(?::[0-9]{1,5})?")
-_ORDINARY_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(?::[0-9]{1,5})?")
+_ORDINARY_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(?::(?:[0-9]{1,4}|[1-5][0-9]{4}))?")
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 # What Chromium, Firefox, Safari and Python's clients offer.
 _OFFERS = frozenset({"permessage-deflate", "permessage-deflate; client_max_window_bits"})

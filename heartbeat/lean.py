@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from functools import cache
 from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +25,7 @@ from heartbeat import outbox
 from heartbeat.core.settings import Settings
 from heartbeat.handshake import accept_of, ordinary_headers
 
-__all__ = ["LeanServerProtocol", "no_compression", "options_of"]
+__all__ = ["LeanServerProtocol", "function_of", "no_compression", "options_of"]
 
 _CONNECTING = WebSocketProtocol.STATE_CONNECTING
 _OPEN = WebSocketProtocol.STATE_OPEN
@@ -52,10 +51,10 @@ def options_of(settings: Settings) -> dict[str, Any]:
 
 
 def _usual_options() -> dict[str, Any]:
-    theirs = SimpleNamespace()
+    theirs = SimpleNamespace(logOctets=False, logFrames=False, trackTimings=False)
     WebSocketServerFactory.resetProtocolOptions(theirs)
     ours = {"webStatus": False, "perMessageCompressionAccept": no_compression, **options_of(Settings())}
-    return {name: (vars(theirs) | ours)[name] for name in WebSocketServerProtocol.CONFIG_ATTRS if name in vars(theirs)}
+    return {name: (vars(theirs) | ours)[name] for name in WebSocketServerProtocol.CONFIG_ATTRS}
 
 
 def _at_rest() -> dict[str, Any]:
@@ -73,9 +72,6 @@ def _at_rest() -> dict[str, Any]:
         "wasCloseHandshakeTimeout",
         "wasServingFlashSocketPolicyFile",
         "inside_message",
-        "logOctets",
-        "logFrames",
-        "trackTimings",
     )
     nothing = (
         "_perMessageCompress",
@@ -112,8 +108,6 @@ _USUAL = _usual_options()
 _names = tuple(_USUAL)
 _values = tuple(_USUAL.values())
 _values_of = attrgetter(*_names)
-# What `fire` returns where nobody listens.
-_NOBODY: Deferred[list[object]] = succeed([])
 
 
 class _Attribute:
@@ -134,12 +128,17 @@ class _Attribute:
 
 
 class _Lazily(_Attribute):
-    """One that is made when somebody first asks for it, and is the instance's own from then on."""
+    """One that is made when somebody first asks for it, and is the instance's own once it is `settled`."""
+
+    def __init__(self, make: Callable[[Any], Any], settled: Callable[[Any], bool] = lambda instance: True) -> None:
+        super().__init__(make)
+        self._settled = settled
 
     def _of(self, instance: Any) -> Any:
         value = self._make(instance)
-        # Not by its `__dict__`: an instance that was asked for that takes three times as much (Python 3.11).
-        setattr(instance, self._name, value)
+        if self._settled(instance):
+            # Not by its `__dict__`: an instance that was asked for that takes three times as much (Python 3.11).
+            setattr(instance, self._name, value)
         return value
 
 
@@ -165,6 +164,10 @@ def _stats(protocol: LeanServerProtocol) -> TrafficStats:
     return stats
 
 
+def _peer(protocol: LeanServerProtocol) -> str | None:
+    return None if protocol.transport is None else peer2str(protocol.transport)
+
+
 def _details(protocol: LeanServerProtocol) -> TransportDetails:
     details = create_transport_details(protocol.transport, protocol.is_server)
     details.channel_framing = TransportDetails.CHANNEL_FRAMING_WEBSOCKET
@@ -181,14 +184,17 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
 
     #: The head of the request, where it was answered here.
     _heartbeat_head: bytes | None = None
+    # Whether Autobahn has made the connection, with all that belongs to it.
+    _heartbeat_is_made = False
 
     send_queue: Any
     state: int
 
-    peer = _Lazily(lambda protocol: peer2str(protocol.transport))
+    peer = _Lazily(_peer, settled=lambda protocol: protocol.transport is not None)
     trafficStats = _Lazily(_stats)
     utf8validator = _Lazily(lambda protocol: Utf8Validator())
-    _transport_details = _Lazily(_details)
+    # Before that, TLS has not agreed on what is told of it.
+    _transport_details = _Lazily(_details, settled=lambda protocol: protocol.state == _OPEN)
     _results = _Lazily(lambda protocol: dict.fromkeys(protocol._valid_events))
 
     http_request_data = _FromHead(lambda protocol: protocol._heartbeat_head)
@@ -205,8 +211,9 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
     websocket_extensions_in_use = _FromHead(lambda protocol: [])
     _wskey = _FromHead(lambda protocol: protocol.http_headers["sec-websocket-key"])
 
-    # For those who asked; and whether Autobahn has fired the last.
+    # For those who asked; whether it has opened; whether Autobahn has told that it is closed.
     _heartbeat_opened: Deferred[None] | None = None
+    _heartbeat_is_open = False
     _heartbeat_closed: Deferred[Any] | None = None
     _heartbeat_is_closed = False
 
@@ -214,8 +221,12 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
     def is_open(self) -> Deferred[None]:
         """Autobahn's: fires when the WebSocket is open."""
         if self._heartbeat_opened is None:
-            self._heartbeat_opened = Deferred() if self._heartbeat_head is None else succeed(None)
+            self._heartbeat_opened = succeed(None) if self._heartbeat_is_open else Deferred()
         return self._heartbeat_opened
+
+    @is_open.setter
+    def is_open(self, opened: Deferred[None]) -> None:
+        self._heartbeat_opened = opened
 
     @property
     def is_closed(self) -> Deferred[Any]:
@@ -232,6 +243,10 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
         self._heartbeat_is_closed = True
         return Deferred()
 
+    @is_closed.setter
+    def is_closed(self, closed: Deferred[Any]) -> None:
+        self._heartbeat_closed = closed
+
     def __init__(self) -> None:
         """What Autobahn makes here is made when somebody asks for it."""
 
@@ -243,17 +258,27 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
         self.data = b""
         options = _values_of(factory)
         if options != _values:
-            cls = type(self)
-            for name, usual, value in zip(_names, _values, options, strict=True):
-                # What a class has of its own stands, as with Autobahn.
-                if value != usual and getattr(cls, name) is usual:
-                    setattr(self, name, value)
-        if options == _values or not (self.openHandshakeTimeout or self.trackTimings):
-            factory.countConnections += 1
-            if self.tcpNoDelay:
-                self._heartbeat_no_delay()
-        else:
+            self._heartbeat_take_options(options)
+        if (
+            self.openHandshakeTimeout
+            or self.trackTimings
+            or function_of(self, "_connectionMade") is not _CONNECTION_MADE
+        ):
+            self._heartbeat_is_made = True
             super().connectionMade()
+            return
+        factory.countConnections += 1
+        if self.tcpNoDelay:
+            self._heartbeat_no_delay()
+
+    def _heartbeat_take_options(self, options: tuple[Any, ...]) -> None:
+        """Take what is unusual of these, unless the class or the instance has its own, as with Autobahn."""
+        cls = type(self)
+        above = cls.__mro__[: cls.__mro__.index(LeanServerProtocol)]
+        for name, usual, value in zip(_names, _values, options, strict=True):
+            own = getattr(self, name) is not getattr(cls, name) or any(name in vars(base) for base in above)
+            if value != usual and not own:
+                setattr(self, name, value)
 
     def _heartbeat_no_delay(self) -> None:
         try:
@@ -276,7 +301,8 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
         self.inside_message = False
         self.current_frame = None
         self._onOpen()
-        if self._heartbeat_opened is not None and not self._heartbeat_opened.called:
+        self._heartbeat_is_open = True
+        if self._heartbeat_opened is not None:
             self._heartbeat_opened.callback(None)
 
     def _heartbeat_may_answer(self) -> bool:
@@ -285,10 +311,11 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
         return (
             13 in self.versions
             and self.perMessageCompressionAccept is no_compression
-            and factory.allowedOrigins == ["*"]
+            and self.allowedOriginsPatterns == _USUAL["allowedOriginsPatterns"]
             and not (factory.externalPort or factory.headers or self.maxConnections or self.autoPingInterval)
-            and not (self.logOctets or self.trackTimings)
-            and _leaves_handshakes_to_us(type(self))  # type: ignore[arg-type]  # a class can be hashed
+            and not (self.logOctets or self.trackTimings or self.openHandshakeTimeoutCall)
+            # Of the instance, which may have been given one of its own.
+            and all(function_of(self, name) is function for name, function in _HANDSHAKE.items())
         )
 
     def _heartbeat_response(self, headers: dict[str, str]) -> bytes:
@@ -300,8 +327,12 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
         )
 
     def _onOpen(self) -> None:
-        """Autobahn's: the WebSocket is open. What it looks up of TLS is looked up when somebody asks."""
-        self.onOpen()
+        """Autobahn's: the WebSocket is open."""
+        if self._heartbeat_is_made:
+            super()._onOpen()
+        else:
+            # What it looks up of TLS is looked up when somebody asks.
+            self.onOpen()
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:  # noqa: FBT002  # Autobahn's
         """Autobahn's: bytes go out. Without a line for a log, formatted for nobody."""
@@ -313,20 +344,15 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
         self.transport.write(data)
         self.trafficStats.outgoingOctetsWireLevel += len(data)
 
-    def fire(self, event: str, *arguments: Any, **keywords: Any) -> Deferred[Any]:
-        """Autobahn's: whoever listens hears of an event, and mostly nobody does."""
-        if self._listeners is None:
-            return _NOBODY
-        listened: Deferred[Any] = super().fire(event, *arguments, **keywords)
-        return listened
-
 
 for _name, _value in {**_at_rest(), **_USUAL}.items():
     setattr(LeanServerProtocol, _name, staticmethod(_value) if callable(_value) else _value)
 
+# What an ordinary handshake leaves out.
+_HANDSHAKE = {name: getattr(LeanServerProtocol, name) for name in ("onConnect", "succeedHandshake", "sendData")}
+_CONNECTION_MADE = LeanServerProtocol._connectionMade
 
-@cache
-def _leaves_handshakes_to_us(cls: Any) -> bool:
-    """Whether a class overrides nothing that an ordinary handshake leaves out."""
-    left_out = ("onConnect", "succeedHandshake", "sendData")
-    return all(getattr(cls, name) is getattr(LeanServerProtocol, name) for name in left_out)
+
+def function_of(of: object, name: str) -> object:
+    """The function behind a method; None where there is none."""
+    return getattr(getattr(of, name), "__func__", None)

@@ -7,10 +7,11 @@ The mixins intercept where Autobahn calls itself (`_onOpen`, `_onMessage`, `_onP
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from typing import Any, ClassVar
 
+from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.websocket.protocol import WebSocketProtocol
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
@@ -24,11 +25,12 @@ from heartbeat.core.monitor import State
 from heartbeat.core.opening import Declared
 from heartbeat.core.server_link import ServerLink
 from heartbeat.core.session import Session
-from heartbeat.edge import Edge
+from heartbeat.edge import SHORT, Edge
 from heartbeat.ends import ClientEdge, ServerEdge
 from heartbeat.fastpath import FastPath
 from heartbeat.frames import TEXT_HEADS, text_frame
 from heartbeat.handling import Handling, call, encode_message
+from heartbeat.lean import LeanServerProtocol, function_of
 from heartbeat.quiet import QuietDeferred
 from heartbeat.shared import ClientShared, ServerShared, Shared
 
@@ -139,22 +141,23 @@ class Heartbeat:
             # What that does besides is to format a line for a log that nobody keeps.
             self._dataReceived(data)  # type: ignore[attr-defined]  # Autobahn's
         edge.hold_back()
-        if edge.link is not None:
-            # In the middle of a message whatever arrives is Autobahn's.
-            edge.is_fast = edge.may_be_fast and not (self.data or self.current_frame or self.inside_message)  # type: ignore[attr-defined]  # Autobahn's
-            if self.inside_message:  # type: ignore[attr-defined]  # Autobahn's
-                self._heartbeat_in_pieces()
 
     def consumeData(self) -> None:
         """Autobahn's: there are bytes to parse, which may call any hook; also at the end of the handshake."""
         edge = self._heartbeat
         if edge is None:
             super().consumeData()  # type: ignore[misc]  # Autobahn's
+            edge = self._heartbeat
         elif not edge.dead:
             try:
                 super().consumeData()  # type: ignore[misc]  # Autobahn's
             except Exception:  # noqa: BLE001  # as `guarded`, without a call
                 edge.failed()
+        if edge is not None and edge.link is not None:
+            # In the middle of a message whatever arrives is Autobahn's.
+            edge.is_fast = edge.may_be_fast and not (self.data or self.current_frame or self.inside_message)  # type: ignore[attr-defined]  # Autobahn's
+            if self.inside_message:  # type: ignore[attr-defined]  # Autobahn's
+                self._heartbeat_in_pieces()
 
     def _onOpen(self) -> None:
         edge = self._heartbeat
@@ -167,21 +170,31 @@ class Heartbeat:
         edge.guarded(self._heartbeat_open, edge)
         if not edge.dead and self.state == WebSocketProtocol.STATE_OPEN:
             edge.guarded(super()._onOpen)  # type: ignore[misc]  # Autobahn's
+            # What a host sets there holds.
+            edge.guarded(self._heartbeat_choose, edge)
 
     def _onMessage(self, payload: bytes, isBinary: bool) -> None:
         edge = self._heartbeat
         if edge is not None and edge.dead:
             # The rest of what had arrived with that for which it was convicted.
             return
-        if edge is not None and edge.way is not None and not isBinary and self.state == WebSocketProtocol.STATE_OPEN:
+        if edge is not None and edge.answers and not isBinary and self.state == WebSocketProtocol.STATE_OPEN:
             # `heard` has told when.
             pong = edge.link.beat(payload, edge.link.monitor.heard_at)  # type: ignore[union-attr]  # a server's
+            if pong is not None and edge.way is None:
+                self.sendMessage(pong, doNotCompress=True)  # type: ignore[attr-defined]  # Autobahn's
+                return
             if pong is not None:
                 size = len(pong)
                 frame = TEXT_HEADS[size] + pong if size < 126 else text_frame(pong)
                 edge.given += len(frame)
-                edge.way(self.transport, frame)  # type: ignore[attr-defined]  # Autobahn's
+                edge.way(self.transport, frame)  # type: ignore[attr-defined,misc]  # Autobahn's; not None
                 return
+        self._heartbeat_message(payload, isBinary)
+
+    def _heartbeat_message(self, payload: bytes, isBinary: bool) -> None:
+        """A message that is no ordinary ping: ours, or the host's."""
+        edge = self._heartbeat
         if edge is None or self._heartbeat_is_silent() or not edge.receive(payload, isBinary):
             super()._onMessage(payload, isBinary)  # type: ignore[misc]  # Autobahn's
 
@@ -205,10 +218,13 @@ class Heartbeat:
         # What the host gets wrong here must not keep Autobahn from counting the connection off.
         edge.guarded(super()._onClose, wasClean, code, reason)  # type: ignore[misc]  # Autobahn's
 
+    # The ends differ in these.
+
     def _heartbeat_in_pieces(self) -> None:
         """A message has begun to arrive, and is not complete."""
 
-    # The ends differ in these.
+    def _heartbeat_choose(self, edge: Edge) -> None:
+        """The connection has opened: by which way text comes and goes."""
 
     def _heartbeat_edge(self) -> Edge:
         raise NotImplementedError
@@ -275,32 +291,42 @@ class Heartbeat:
 _PUBLIC = frozenset(name for name in Heartbeat.__dict__ if not name.startswith("_")) - {"dataReceived", "consumeData"}
 
 
-# What a text frame goes through in Autobahn, on its way in and out. Who overrides one of these is to see all frames.
-_ON_THE_WAY = (
+# Of Autobahn's options, those with which a text frame is more than its bytes.
+_OPTIONS = ("autoFragmentSize", "autoPingInterval", "logFrames", "logOctets", "maskServerFrames", "trackTimings")
+
+
+def _theirs(*names: str) -> dict[str, set[object]]:
+    """Autobahn's own functions of these names, and those that stand for them on our lean protocol."""
+    return {name: {getattr(cls, name) for cls in (WebSocketServerProtocol, LeanServerProtocol)} for name in names}
+
+
+# What a text frame goes through in Autobahn, on its way in and out. Who has one of his own is to see all frames.
+_ON_THE_WAY = _theirs(
+    "_dataReceived",
     "processData",
     "onFrameBegin",
     "onFrameData",
     "onFrameEnd",
+    "_onMessageBegin",
     "onMessageBegin",
+    "_onMessageFrameBegin",
     "onMessageFrameBegin",
+    "_onMessageFrameData",
     "onMessageFrameData",
+    "_onMessageFrameEnd",
     "onMessageFrameEnd",
+    "_onMessageFrame",
     "onMessageFrame",
+    "_onMessageEnd",
     "onMessageEnd",
-    "logRxFrame",
-    "logRxOctets",
-    "logTxFrame",
-    "logTxOctets",
+    "fire",
     "sendMessage",
     "sendFrame",
     "sendData",
 )
-
-
-@cache
-def _leaves_it_to_autobahn(cls: Any) -> bool:
-    """Whether a class overrides nothing that the fast path leaves out."""
-    return all(getattr(cls, name).__module__.startswith(_OUTSIDERS) for name in _ON_THE_WAY)
+_ON_THE_WAY["_onMessage"] = {Heartbeat._onMessage}
+# The same behind the mixin, which stands in their way itself.
+_BEHIND = _theirs("dataReceived", "consumeData")
 
 
 def _is_autobahn(base: type) -> bool:
@@ -334,22 +360,41 @@ class HeartbeatServerMixin(FastPath, Heartbeat):
             plain=shared.plain_pages,
         )
         edge.enter(link, is_told=type(self).linkChanged is not Heartbeat.linkChanged)  # type: ignore[attr-defined]  # a server's
-        if self._heartbeat_is_usual():
-            edge.way = outbox.way_to(self.transport) if shared.settings.fast_path else outbox.write
-            edge.may_be_fast = edge.is_fast = shared.settings.fast_path
+        edge.answers = not self._heartbeat_is_silent()
+
+    def _heartbeat_choose(self, edge: Edge) -> None:
+        if edge.answers and edge.shared.settings.fast_path and self._heartbeat_is_usual():
+            edge.way = outbox.way_to(self.transport)
+            # What has arrived already is Autobahn's; `consumeData` looks whether that was all.
+            edge.may_be_fast = True
 
     def _heartbeat_is_usual(self) -> bool:
         """Whether nothing stands on the way of a text frame but what Autobahn does of itself."""
-        options = self.autoFragmentSize, self.maskServerFrames, self.logFrames, self.logOctets, self.trackTimings  # type: ignore[attr-defined]  # Autobahn's
-        usual = self.applyMask and not any(options)  # type: ignore[attr-defined]  # Autobahn's
-        return usual and not self._heartbeat_is_silent() and _leaves_it_to_autobahn(type(self))  # type: ignore[arg-type]  # a class can be hashed
+        if any(getattr(self, option) for option in _OPTIONS) or not self.applyMask or self._listeners is not None:  # type: ignore[attr-defined]  # Autobahn's
+            return False
+        if any(0 < limit < SHORT for limit in (self.maxMessagePayloadSize, self.maxFramePayloadSize)):  # type: ignore[attr-defined]  # Autobahn's
+            return False
+        # By the functions themselves, of the instance: whoever wraps one, or sets one, is to be called.
+        behind = super(Heartbeat, self)
+        return all(function_of(self, name) in theirs for name, theirs in _ON_THE_WAY.items()) and all(
+            function_of(behind, name) in theirs for name, theirs in _BEHIND.items()
+        )
 
     def _trigger(self) -> None:
         """Autobahn's: something waits in a queue of its own, which nothing may overtake from now on."""
+        self._heartbeat_leave()
+        super()._trigger()  # type: ignore[misc]  # Autobahn's
+
+    def on(self, event: str, handler: Callable[..., object]) -> None:
+        """Autobahn's: somebody wants to hear of messages, and of pings among them."""
+        self._heartbeat_leave()
+        super().on(event, handler)  # type: ignore[misc]  # Autobahn's
+
+    def _heartbeat_leave(self) -> None:
+        """Leave all to Autobahn from now on."""
         if self._heartbeat is not None:
             self._heartbeat.way = None
             self._heartbeat.may_be_fast = self._heartbeat.is_fast = False
-        super()._trigger()  # type: ignore[misc]  # Autobahn's
 
     def _onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         super()._onClose(wasClean, code, reason)

@@ -42,7 +42,14 @@ def write_at_once(transport: Any, frame: bytes) -> bool:
     Twisted would arm EPOLLOUT, and write it a turn later. What the socket does not take is the transport's, and
     so is the socket's error, if it has one.
     """
-    if transport.dataBuffer or transport._tempDataBuffer or transport.disconnecting or not transport.connected:
+    if (
+        transport.dataBuffer
+        or transport._tempDataBuffer
+        or transport.disconnecting
+        or transport._aborting
+        or transport.TLS
+        or not transport.connected
+    ):
         transport.write(frame)
         return False
     try:

@@ -122,6 +122,8 @@ class ServerLink(Link):
             or self._deaf
             or self._closed
             or len(payload) > self.settings.ping_limit
+            # So that nothing else is decoded twice.
+            or b'"ping"' not in payload
         ):
             return None
         try:

@@ -28,6 +28,7 @@ INTERCEPTED = {
     "dataReceived",
     "consumeData",
     "_trigger",
+    "on",
     # On our own protocols and factories.
     "connectionMade",
     "sendCloseFrame",
