@@ -10,6 +10,8 @@ NODE_MODULES := tests/browser/node_modules
 # Where the servers live that ours is compared with: what they bring would slow Autobahn down (benchmarks/contest.py).
 BENCH := .venv-bench
 BENCH_MODULES := benchmarks/node_modules
+# Our own reactor, where there is one.
+OURS := $(filter Linux,$(shell uname))
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all pictures bench lint format clean
@@ -55,20 +57,35 @@ run: $(VENV)/run
 	@echo "  In another shell: $(BIN)/heartbeat-client ws://127.0.0.1:9000/ws --interval 1"
 	@echo "  Stop with Ctrl-C."
 	@echo
-	@exec $(BIN)/twistd -n --pidfile= heartbeat --messages chat,group $(OPTIONS)
+	@exec $(BIN)/twistd $(if $(OURS),--reactor=heartbeat) -n --pidfile= heartbeat --messages chat,group $(OPTIONS)
 
 # What is quick runs in two processes; what is slow measures, stalls and kills, and has the machine to itself. The tests
 # in a browser wait for most of their time, some of them for three minutes: these begin, and the others run beside them.
+PYTEST := $(BIN)/python -m pytest
+QUICK := -n 2 -m 'not slow and not faults and not browser'
+
 test: $(VENV)/test
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not faults and not browser'
+	$(PYTEST) $(QUICK) --dist loadfile
+
+# What is quick runs again with every frame and handshake left to Autobahn, but for what knows nothing of that choice: the
+# core, and the programs of the examples and documents, which make theirs themselves.
+#
+# Most of it turns reactors of its own, in memory, and sees nothing of the one that is installed. The modules that do see
+# it, or start servers on one of its kind, run again on asyncio's and on ours.
+DOCUMENTS := tests/serve/test_docs.py tests/serve/test_examples.py tests/serve/test_readme.py
+ON_REACTORS := $(filter-out $(DOCUMENTS),$(shell grep -lE 'internet import .*reactor|pytest_twisted|import .*twistd' \
+	tests/wire/test_*.py tests/serve/test_*.py))
 
 test-all: test $(NODE_MODULES)/made
-	$(BIN)/python -m pytest -m '(slow or faults) and not browser'
-	$(BIN)/python -m pytest -n 6 --maxschedchunk 1 -m browser
+	$(PYTEST) $(QUICK) --dist loadfile --plain-path tests/wire tests/serve $(DOCUMENTS:%=--ignore=%)
+	$(PYTEST) $(QUICK) --maxschedchunk 1 --reactor=asyncio $(ON_REACTORS)
+	$(if $(OURS),$(PYTEST) $(QUICK) --maxschedchunk 1 -p tests.on_heartbeat_reactor $(ON_REACTORS))
+	$(PYTEST) -m '(slow or faults) and not browser'
+	$(PYTEST) -n 6 --maxschedchunk 1 -m browser
 
 # The pictures in docs/images, taken anew: each state of the live page, on a phone and on a desk, dark and light.
 pictures: $(VENV)/test $(NODE_MODULES)/made
-	HEARTBEAT_SCREENSHOTS=1 $(BIN)/python -m pytest -n 2 -m browser tests/browser/test_live_page.py
+	HEARTBEAT_SCREENSHOTS=1 $(PYTEST) -n 2 -m browser tests/browser/test_live_page.py
 
 $(BENCH)/made: $(VENV)/made setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(BENCH)

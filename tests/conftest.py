@@ -1,12 +1,39 @@
-"""What all tests share: properties are searched the same way every time, and CI skips nothing."""
+"""What all tests share: properties are searched the same way every time, and CI skips nothing.
+
+And how the same tests are run in another way: `--plain-path` leaves every frame and handshake to Autobahn, `--reactor`
+is pytest-twisted's choice of Twisted's reactors, `-p tests.on_heartbeat_reactor` is ours.
+"""
 
 import os
+import sys
 
 import pytest
 from hypothesis import settings
 
+from heartbeat import Settings
+
 settings.register_profile("heartbeat", deadline=None, derandomize=True, database=None, max_examples=200)
 settings.load_profile("heartbeat")
+
+
+def pytest_addoption(parser):
+    parser.getgroup("heartbeat").addoption(
+        "--plain-path",
+        action="store_true",
+        help="Settings have `fast_path` off unless a test says otherwise; servers of twistd's too.",
+    )
+
+
+def pytest_configure(config):
+    if config.getoption("--plain-path"):
+        Settings.__init__.__kwdefaults__["fast_path"] = False
+    if Settings().fast_path is config.getoption("--plain-path"):
+        raise pytest.UsageError("--plain-path does not reach the default of Settings.fast_path")
+
+
+def pytest_report_header():
+    reactor = type(sys.modules["twisted.internet.reactor"]).__name__
+    return f"heartbeat: on {reactor}, on the {'fast' if Settings().fast_path else 'plain'} path"
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from heartbeat.core.errors import PeerError
 from heartbeat.core.messages import (
+    NOT_QUICKLY,
     OWNED,
     OWNED_IN_SESSION,
     VERSION,
@@ -25,6 +26,7 @@ from heartbeat.core.messages import (
     numberless,
     ping_frame,
     pong_frame,
+    quickly,
     re_of,
     unknown_type,
 )
@@ -277,6 +279,20 @@ def test_a_ping_that_holds_a_member_twice_is_rebuilt_with_the_last(ping, pong):
     assert answer_to(ping) == pong.replace(b"%b", PONG)
 
 
+@pytest.mark.parametrize("length", [0, 1, 80, 98, 99, 100, 101, 1000])
+def test_an_answer_is_as_long_as_the_ping_and_our_members_whatever_the_length(length):
+    ping = b'{"type":"ping","pad":"%b"}' % (b"x" * length)
+
+    assert answer_to(ping) == ping[:-1] + b"," + PONG + b"}"
+    assert answer_in_session_to(ping) == ping[:-1] + b"," + PONG_IN_SESSION + b"}"
+
+
+@pytest.mark.parametrize("tail", [b"\n", b" ", b"\r\n\t "])
+def test_what_stands_after_the_last_brace_of_a_ping_does_not_come_back(tail):
+    assert answer_to(b'{"type":"ping","id":7}' + tail) == b'{"type":"ping","id":7,' + PONG + b"}"
+    assert answer_in_session_to(b'{"type":"ping","ack":5}' + tail) == b'{"type":"ping",' + PONG_IN_SESSION + b"}"
+
+
 def test_the_members_are_the_answerers_whatever_they_are():
     assert answer_to(b'{"type":"ping","id":1}', b'"status":"pong"') == b'{"type":"ping","id":1,"status":"pong"}'
 
@@ -328,8 +344,8 @@ def test_in_a_session_an_ack_in_any_other_place_or_spelling_is_replaced_by_ours(
 
 
 def test_the_members_that_are_the_answerers_are_one_more_in_a_session():
-    assert OWNED == ("status", "clients")
-    assert (*OWNED, "ack") == OWNED_IN_SESSION
+    assert {"status", "clients"} == OWNED
+    assert OWNED | {"ack"} == OWNED_IN_SESSION
 
 
 def nested(depth):
@@ -475,6 +491,60 @@ def test_any_bytes_are_a_message_or_refused(payload):
     except PeerError as error:
         outcome = error.code
     assert outcome in (str, "bad-json", "bad-message")
+
+
+# Quickly
+
+
+def read_quickly(payload):
+    """What the fast library alone makes of a payload, or that it makes nothing of it."""
+    try:
+        return quickly(payload)
+    except NOT_QUICKLY:
+        return NOT_QUICKLY
+
+
+@pytest.mark.parametrize("payload", [b'{"type":"ping","n":1e5}', b"{}", b"[1]", b'"ping"', b"7", b" null\n"])
+def test_what_is_read_quickly_may_be_any_json_and_means_the_same(payload):
+    assert read_quickly(payload) == json.loads(payload)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b'{"type":"ping"',
+        b'{"type":"ping"}}',
+        rb'{"type":"ping","s":"\ud800"}',
+        b'{"type":"ping","s":"\xff"}',
+        b'{"\xff":"","type":"ping"}',
+        b'{"type":"ping","n":1e400}',
+        b'{"type":"ping","n":NaN}',
+        b'{"type":"ping","d":' + nested(30_000) + b"}",
+    ],
+)
+def test_what_is_not_read_quickly_is_told_by_an_error_that_is_expected(payload):
+    assert read_quickly(payload) is NOT_QUICKLY
+
+
+@given(pings() | st.binary(max_size=100) | st.builds(lambda head, ping: head + ping, st.binary(max_size=2), pings()))
+def test_whatever_is_read_quickly_is_what_is_read_at_all(payload):
+    """An object, or what is refused for being none; never what the slower way would not take for JSON."""
+    found = read_quickly(payload)
+
+    if type(found) is dict:
+        assert decode_object(payload) == found
+    elif found is not NOT_QUICKLY:
+        with pytest.raises(PeerError, match=r"^a message is a JSON object$"):
+            decode_object(payload)
+
+
+@pytest.mark.parametrize("at", range(26))
+def test_bytes_that_are_no_utf_8_are_read_quickly_in_no_place(at):
+    ping = b'{"type":"ping","id":"x" }\n'
+
+    for wrong in (b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82"):
+        assert read_quickly(ping[:at] + wrong + ping[at:]) is NOT_QUICKLY
 
 
 # Frames of our own

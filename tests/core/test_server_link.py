@@ -4,6 +4,8 @@ import json
 from math import inf
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from heartbeat.core.link import (
     Abort,
@@ -858,3 +860,371 @@ def test_a_connection_closes_once():
     assert link.close(1.0, 1000) == ()
 
     assert presence.connections == 0
+
+
+# An ordinary ping, in one call
+
+
+def slots(thing, *left_out):
+    """All that something with slots knows, but for what is left out."""
+    names = [name for base in type(thing).__mro__ for name in getattr(base, "__slots__", ())]
+    return {name: getattr(thing, name) for name in names if name not in left_out}
+
+
+def everything(link, presence):
+    """All that a server's end knows, of its session and of who is there."""
+    found = slots(link, "settings", "monitor", "session", "_running", "_presence", "_connection")
+    # Errors are equal if they say the same.
+    found["_held"] = repr(link._held)
+    found["monitor"] = slots(link.monitor, "rtt")
+    found["rtt"] = None if link.monitor.rtt is None else slots(link.monitor.rtt)
+    if link.session is not None:
+        found["session"] = slots(link.session, "bounds")
+    counts = [presence.count(standing) for standing in Standing]
+    return found | {
+        "standing": link.standing,
+        "counts": counts,
+        "there": presence.client_ids(),
+        "active": presence.active,
+    }
+
+
+def beating(presence=None, *, level=0, now=0.0, wishes=(), **options):
+    """An end whose client has pinged, after it opened at this level."""
+    link = server(presence, **options)
+    if level:
+        opens(link, now, **dict(wishes))
+    says(link, PING, now)
+    return link
+
+
+ORDINARY = {
+    "nothing besides": PING,
+    "an id and a time": b'{"type":"ping","id":17,"t":1763900000123.25}',
+    "members before the type": b'{"id":17,"type":"ping"}',
+    "spaces": b' { "type" : "ping" , "id" : 1 } \n',
+    "escapes": rb'{"\u0074ype":"ping","s":"\u00e9\ud83d\ude00\/"}',
+    "something nested": b'{"type":"ping","p":{"type":"x","q":[{"status":"pong"},{"away":true}]}}',
+    "a member twice": b'{"type":"x","n":1,"n":2,"type":"ping"}',
+    "a count of its own": b'{"type":"ping","clients":99}',
+    "a number beyond 64 bits": b'{"type":"ping","n":12345678901234567890123}',
+    "the longest": b'{"type":"ping","pad":"%b"}' % (b"x" * 1000),
+}
+
+
+@pytest.mark.parametrize("level", [0, 1])
+@pytest.mark.parametrize("ping", ORDINARY.values(), ids=ORDINARY)
+def test_an_ordinary_ping_is_answered_in_one_call_and_leaves_behind_what_two_would(ping, level):
+    one, two = Presence(40.0, 75.0), Presence(40.0, 75.0)
+    quick, plain = beating(one, level=level), beating(two, level=level)
+
+    assert (quick.beat(ping, 4.0),) == says(plain, ping, 4.0)
+
+    assert everything(quick, one) == everything(plain, two)
+    assert looks(quick) == (ACKNOWLEDGED, Standing.ACTIVE, 16.0)
+
+
+@pytest.mark.parametrize(
+    ("ack", "answered"),
+    [
+        (b"2", True),
+        (b"2.0", True),
+        (b"1", False),
+        (b"3", False),
+        (b"4", False),
+        (b"null", False),
+        (b'"2"', False),
+        (b"true", False),
+        (b"[2]", False),
+    ],
+)
+def test_in_a_session_a_ping_is_ordinary_if_it_confirms_nothing_new(ack, answered):
+    links = []
+    for _ in "ab":
+        presence = Presence(40.0, 75.0)
+        link = server(presence)
+        says(link, level_1(), 0.0)
+        link.admitted(session(kept=3), 0.0)
+        says(link, b'{"type":"hello","seq":1}', 0.0)
+        link.session.next()
+        link.session.finished()
+        says(link, b'{"type":"ping","ack":2}', 0.0)
+        says(link, b'{"type":"hello","seq":2}', 0.0)
+        link.session.next()
+        link.session.finished()
+        links.append((link, presence))
+    (quick, one), (plain, two) = links
+    ping = b'{"type":"ping","id":1,"ack":%b}' % ack
+
+    answer = quick.beat(ping, 4.0)
+
+    assert (answer is not None) is answered
+    if answered:
+        assert (answer,) == says(plain, ping, 4.0)
+        assert answer == b'{"type":"ping","id":1,"status":"pong","clients":1,"ack":2}'
+    assert everything(quick, one) == everything(plain, two)
+
+
+def test_a_ping_that_says_true_where_one_was_confirmed_confirms_nothing_either():
+    """Python takes True for 1; so does the answer, and the other way it is no number at all."""
+    one, two = Presence(40.0, 75.0), Presence(40.0, 75.0)
+    quick, plain = server(one), server(two)
+    for link in (quick, plain):
+        says(link, level_1(), 0.0)
+        link.admitted(session(kept=2), 0.0)
+        says(link, b'{"type":"ping","ack":1}', 0.0)
+    ping = b'{"type":"ping","ack":true}'
+
+    assert (quick.beat(ping, 1.0),) == says(plain, ping, 1.0)
+
+    assert everything(quick, one) == everything(plain, two)
+
+
+@pytest.mark.parametrize("ack", [b"0", b"5", b"null"])
+def test_without_a_session_an_ack_is_a_member_like_any_other(ack):
+    ping = b'{"type":"ping","ack":%b}' % ack
+
+    assert beating().beat(ping, 1.0) == ping[:-1] + b',"status":"pong","clients":1}'
+
+
+def test_in_a_session_an_ordinary_ping_counts_as_use_and_tells_what_was_handled():
+    link = server()
+    says(link, level_1(), 0.0)
+    running = session()
+    link.admitted(running, 0.0)
+    running.take(1, {"type": "hello"}, 16)
+    running.next()
+    running.finished()
+    assert (link.spoke, running.owes) == (False, True)
+
+    assert link.beat(PING, 1.0) == b'{"type":"ping","status":"pong","clients":1,"ack":1}'
+
+    assert (link.spoke, running.owes) == (True, False)
+
+
+def test_an_ordinary_ping_puts_off_that_of_a_server_that_pings_too():
+    link = beating(level=1, wishes={"beats": "both"}, spread=0.5)
+    assert link.next_at == 6.0
+
+    link.beat(PING, 2.0)
+
+    assert link.next_at == 8.0
+
+
+NOT_ORDINARY = {
+    "nothing": b"",
+    "no JSON": b"hello",
+    "half an object": b'{"type":"ping"',
+    "no UTF-8": b'{"type":"ping","s":"\xff"}',
+    "a lone surrogate, which the fast library refuses": rb'{"type":"ping","s":"\ud800"}',
+    "a list": b'["type","ping"]',
+    "text": b'"ping"',
+    "no type": b'{"Type":"ping"}',
+    "another type": b'{"type":"pong"}',
+    "a type that is a list": b'{"type":["ping"]}',
+    "a numbered message": b'{"type":"hello","seq":1}',
+    "an opening": LEVEL_0,
+    "a pong": b'{"type":"ping","status":"pong"}',
+    "a status": b'{"type":"ping","status":null}',
+    "a type by another spelling": rb'{"type":"p\u0069ng"}',
+    "a status by another spelling": rb'{"type":"ping","st\u0061tus":"pong"}',
+    "that it is away": b'{"type":"ping","away":true}',
+    "that it is not away": b'{"type":"ping","away":false}',
+    "too long": b'{"type":"ping","pad":"%b"}' % (b"x" * 1001),
+}
+
+
+@pytest.mark.parametrize("level", [0, 1])
+@pytest.mark.parametrize("payload", NOT_ORDINARY.values(), ids=NOT_ORDINARY)
+def test_whatever_else_arrives_is_not_answered_in_one_call_and_nothing_is_done(payload, level):
+    presence = Presence(40.0, 75.0)
+    link = beating(presence, level=level, now=1.0)
+    before = everything(link, presence)
+
+    assert link.beat(payload, 4.0) is None
+
+    assert everything(link, presence) == before
+
+
+def test_a_ping_nested_as_deep_as_can_be_read_is_answered_in_one_call_or_left_to_the_other_two():
+    link = beating(ping_limit=4096)
+    deep = [b'"d":' + b"[" * depth + b"]" * depth + b"}" for depth in range(400, 2000, 10)]
+
+    plain = [link.beat(b'{"type":"ping",' + end, 1.0) for end in deep]
+    rebuilt = [link.beat(b'{"type":"ping","clients":1,' + end, 1.0) for end in deep]
+
+    assert plain[0] == rebuilt[0] == b'{"type":"ping",' + deep[0][:-1] + b',"status":"pong","clients":1}'
+    assert plain[-1] is rebuilt[-1] is None
+
+
+def is_new(link):
+    """It has not pinged yet."""
+
+
+def is_away(link):
+    """It says that it looks elsewhere."""
+    says(link, b'{"type":"ping","away":true}', 1.0)
+
+
+def has_fallen_silent(link):
+    """It has not pinged lately."""
+    says(link, PING, 1.0)
+    link.heard(10.0)
+    link.check(13.0, QUIET)
+
+
+def is_looked_at(link):
+    """It is about to be suspected: one turn of the reactor is waited for."""
+    says(link, b'{"type":"ping","t":1}', 1.0)
+    link.monitor.heard_at = -1.0
+    assert link.check(11.0, QUIET) == (Turn(),)
+
+
+def is_suspect(link):
+    """A probe is out."""
+    says(link, PING, 1.0)
+    link.woke(2.0, QUIET)
+
+
+def is_asked(link):
+    """A ping of the server's is out."""
+    opens(link, beats="server")
+    assert link.check(0.0, QUIET) == (b'{"type":"ping","id":1,"ack":0}',)
+
+
+def is_dead(link):
+    """It was convicted."""
+    is_suspect(link)
+    link.check(5.0, QUIET)
+    link.confirm(5.0, QUIET)
+    assert link.monitor.state is DEAD
+
+
+def is_judged(link):
+    """It opens a session, and what it may have is not decided."""
+    says(link, PING, 1.0)
+    says(link, level_1(), 2.0)
+
+
+def is_sent_away(link):
+    """It was refused."""
+    is_judged(link)
+    link.refused(4401, "not authorized")
+
+
+def broke_a_rule(link):
+    """It left out a number."""
+    opens(link)
+    says(link, PING, 0.0)
+    says(link, b'{"type":"hello","seq":9}', 1.0)
+
+
+def is_gone(link):
+    """It has closed."""
+    says(link, PING, 1.0)
+    link.close(2.0, None)
+
+
+STATES = (
+    is_new,
+    is_away,
+    has_fallen_silent,
+    is_looked_at,
+    is_suspect,
+    is_asked,
+    is_dead,
+    is_judged,
+    is_sent_away,
+    broke_a_rule,
+    is_gone,
+)
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
+def test_a_ping_that_changes_more_than_times_is_not_answered_in_one_call_and_nothing_is_done(state):
+    presence = Presence(40.0, 75.0)
+    link = server(presence)
+    state(link)
+    before = everything(link, presence)
+
+    assert link.beat(PING, 14.0) is None
+
+    assert everything(link, presence) == before
+
+
+def test_a_page_that_answers_a_probe_by_a_pong_of_its_own_joins_by_that():
+    """It is active from then on, and its pings are ordinary: nobody would be told later."""
+    link = server()
+    ask_in_vain(link)
+    link.heard(13.0)
+
+    pong = b'{"type":"ping","id":1,"status":"pong"}'
+    assert link.receive(pong, False, 13.0) == (Answered(1.0, None), Joined("c-1"))
+
+    assert link.standing is Standing.ACTIVE
+    assert link.beat(PING, 14.0) == PONG
+
+
+#: What a client may say, in a session or without one, after its first ping.
+WORDS = st.sampled_from(
+    [
+        *ORDINARY.values(),
+        *NOT_ORDINARY.values(),
+        LEVEL_0,
+        level_1(),
+        *(b'{"type":"ping","id":1,"ack":%d}' % ack for ack in range(4)),
+        *(b'{"type":"ping","id":%d,"status":"pong"}' % number for number in range(5)),
+        *(b'{"type":"ack","ack":%d}' % ack for ack in range(4)),
+        *(b'{"type":"hello","seq":%d}' % seq for seq in range(1, 4)),
+    ]
+)
+
+
+class Life:
+    """An end from its first ping on; `quick` has it answer in one call whatever can be answered so."""
+
+    def __init__(self, *, quick, level, beats):
+        self.presence = Presence(40.0, 75.0)
+        self.link = server(self.presence, spread=0.5)
+        self.now = 0.0
+        self._quick = quick
+        if level:
+            says(self.link, level_1(beats=beats), 0.0)
+            self.link.admitted(session(kept=2), 0.0)
+        says(self.link, PING, 0.0)
+
+    def step(self, seconds, word):
+        """So many seconds pass, in which it is looked at as it wishes; then this arrives. What follows."""
+        link, told = self.link, []
+        if link.is_judging:
+            told.append(link.admitted(session(kept=2), self.now))
+        end = self.now + seconds
+        while (at := link.next_at) <= end:
+            told.append(link.check(at, QUIET))
+            told.append(link.confirm(at, QUIET))
+        self.now = end
+        if type(word) is int:
+            told += [link.heard(end), link.pong(b"heartbeat %d" % word, end)]
+        else:
+            pong = link.beat(word, end) if self._quick else None
+            # Where nothing else follows, an effect is an effect, whichever call has it.
+            told.append(link.heard(end) + link.receive(word, False, end) if pong is None else (pong,))
+        if link.session is not None and link.session.next() is not None:
+            link.session.finished()
+        return [effects for effects in told if effects]
+
+
+@given(
+    level=st.sampled_from([0, 1]),
+    beats=st.sampled_from(["client", "server", "both", "none"]),
+    steps=st.lists(
+        st.tuples(st.sampled_from([0.0, 0.1, 3.0, 6.0, 11.5, 12.0, 13.0, 40.0]), WORDS | st.integers(0, 4)),
+        max_size=12,
+    ),
+)
+def test_a_life_of_quick_answers_is_the_same_life(level, beats, steps):
+    quick, plain = Life(quick=True, level=level, beats=beats), Life(quick=False, level=level, beats=beats)
+
+    for seconds, word in steps:
+        assert quick.step(seconds, word) == plain.step(seconds, word)
+        assert everything(quick.link, quick.presence) == everything(plain.link, plain.presence)

@@ -111,6 +111,8 @@ def test_a_number_beyond_its_bounds_is_refused(name, least, most, unit):
         ({"judge_timeout": "5"}, "judge_timeout must be a number from 0.1 to 600 s, not '5'"),
         ({"level0": "deny"}, "level0 must be one of allow, refuse, not 'deny'"),
         ({"level0": True}, "level0 must be one of allow, refuse, not True"),
+        ({"fast_path": 1}, "fast_path must be True or False, not 1"),
+        ({"fast_path": None}, "fast_path must be True or False, not None"),
         ({"max_connections": 0}, "max_connections must be a whole number from 1 to 1e+07, not 0"),
         ({"max_connections": 10.0}, "max_connections must be a whole number from 1 to 1e+07, not 10.0"),
         ({"schedule": "often"}, "schedule must be one of answer, fixed, not 'often'"),
@@ -258,6 +260,16 @@ def test_the_timing_of_settings_follows_each_of_them():
 def test_the_timing_for_a_granted_interval_has_the_watch_that_belongs_to_it():
     assert Settings().timing() == DEFAULT
     assert Settings().timing(20.0) == replace(DEFAULT, interval=20.0, watch=30.0)
+
+
+def test_all_connections_of_the_same_settings_have_the_same_timing():
+    """There is one, not one each; and other settings have their own."""
+    settings = Settings(interval=2.0)
+
+    assert settings.timing() is settings.timing() is settings.timing(2.0)
+    assert settings.timing(3.0) == replace(settings.timing(), interval=3.0, watch=9.0)
+    assert replace(settings, interval=3.0).timing() == settings.timing(3.0)
+    assert (settings, repr(settings)) == (Settings(interval=2.0), repr(Settings(interval=2.0)))
 
 
 @pytest.mark.parametrize(("wish", "granted"), [(None, 6.0), (1.0, 2.0), (2.0, 2.0), (7.5, 7.5), (9.0, 9.0), (inf, 9.0)])

@@ -13,9 +13,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from twisted.internet import reactor as installed
+
+from heartbeat import Settings
+
 #: Where the scripts of this environment are.
 BIN = Path(sys.executable).parent
 LOOPBACK = "tcp:0:interface=127.0.0.1"
+
+_NAMES = {"AsyncioSelectorReactor": "asyncio", "HeartbeatReactor": "heartbeat"}
+
+#: The reactor of this run, as twistd calls it: servers have one of the same kind (and the same path).
+REACTOR = _NAMES.get(type(installed).__name__, "default")
+#: For what is to be seen on ours in an ordinary run too.
+REACTORS = (REACTOR, "heartbeat") if REACTOR == "default" and sys.platform == "linux" else (REACTOR,)
 
 
 class Program:
@@ -133,10 +144,19 @@ class Program:
         self._lines.put(None)
 
 
-def twistd(*options: str, cwd: Path, env: dict[str, str] | None = None) -> Program:
+def twistd(*options: str, cwd: Path, env: dict[str, str] | None = None, reactor: str = REACTOR) -> Program:
     """`twistd -n heartbeat`, on a free port of loopback unless the options say otherwise."""
+    chosen = () if reactor == "default" else (f"--reactor={reactor}",)
     listen = () if "--listen" in options else ("--listen", LOOPBACK)
-    return Program([BIN / "twistd", "-n", "--pidfile=", "heartbeat", *listen, *options], cwd=cwd, env=env)
+    path = () if Settings().fast_path else ("--no-fast-path",)
+    command = [BIN / "twistd", *chosen, "-n", "--pidfile=", "heartbeat", *listen, *path, *options]
+    return Program(command, cwd=cwd, env=env)
+
+
+def script(path: Path, *arguments: str, env: dict[str, str] | None = None, reactor: str = "default") -> Program:
+    """A program of these tests, on Twisted's own reactor or on another one."""
+    chosen = () if reactor == "default" else (Path(__file__).parent / "on_reactor.py", reactor)
+    return Program([sys.executable, *chosen, path, *arguments], env=env)
 
 
 def client(url: str, *options: str, env: dict[str, str] | None = None) -> Program:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
-from processes import Program, client
+from processes import REACTORS, Program, client, script
 from twisted.internet import defer, reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, connectProtocol
 from twisted.internet.protocol import Factory, Protocol
@@ -22,8 +22,8 @@ from heartbeat import HeartbeatClient, Settings
 HERE = Path(__file__).parent
 
 
-def real_server(settings="{}"):
-    return Program([sys.executable, HERE / "real_server.py", settings])
+def real_server(settings="{}", **how):
+    return script(HERE / "real_server.py", settings, **how)
 
 
 def test_our_client_takes_a_plain_server_as_it_is():
@@ -91,10 +91,11 @@ async def until(condition, seconds):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", REACTORS)
 @pytest_twisted.ensureDeferred
-async def test_a_server_that_stood_still_for_ten_seconds_convicts_none_of_200_clients():
+async def test_a_server_that_stood_still_for_ten_seconds_convicts_none_of_200_clients(kind):
     """Half of them ping, half are pinged; when it goes on all are there, and all are answered."""
-    with real_server('{"interval": 0.5, "max_connections": 1000}') as server:
+    with real_server('{"interval": 0.5, "max_connections": 1000}', reactor=kind) as server:
         url = server.url()
         level_0 = page_factory(url, b'{"type": "onopen"}', pings=True)
         level_1 = page_factory(url, b'{"type": "onopen", "v": 1, "beats": "server", "interval_ms": 500}', pings=False)

@@ -6,16 +6,18 @@ import urllib.request
 
 import pytest
 import trustme
-from processes import BIN, LOOPBACK, Program, client, free_port, twistd
+from processes import BIN, LOOPBACK, REACTOR, REACTORS, Program, client, free_port, twistd
 
 
 @pytest.fixture
-def server(tmp_path):
-    with twistd(cwd=tmp_path) as program:
+def server(tmp_path, request):
+    """On the reactor of this run, unless a test names another one."""
+    with twistd(cwd=tmp_path, reactor=getattr(request, "param", REACTOR)) as program:
         program.ws = program.url()
         yield program
 
 
+@pytest.mark.parametrize("server", REACTORS, indirect=True)
 def test_ten_beats_are_answered(server):
     """Ten pong events with a round trip and a count of clients, then a summary, and status 0."""
     with client(server.ws, "--interval", "0.1", "--count", "10") as run:
@@ -89,9 +91,10 @@ def test_who_never_reached_the_server_is_not_told_that_all_was_answered():
         assert run.wait(5) == 2
 
 
-def test_a_server_that_is_stopped_tells_its_clients_to_come_back_later(tmp_path):
+@pytest.mark.parametrize("kind", REACTORS)
+def test_a_server_that_is_stopped_tells_its_clients_to_come_back_later(tmp_path, kind):
     """SIGTERM: 1012 to everybody, and then it is gone."""
-    with twistd(cwd=tmp_path) as server, client(server.url(), "--interval", "0.2") as run:
+    with twistd(cwd=tmp_path, reactor=kind) as server, client(server.url(), "--interval", "0.2") as run:
         run.event("pong", 20)
         server.signal(signal.SIGTERM)
         assert run.event("closed", 10)["code"] == 1012

@@ -2,19 +2,33 @@
 
 import os
 import socket
+import struct
 import sys
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peers import frame, request
+from twisted.internet import unix
+from twisted.internet.error import ConnectionLost
+from twisted.internet.main import CONNECTION_LOST
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
-from twisted.internet.tcp import Connection
+from twisted.internet.tcp import Client, Connection, Server
 from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from twisted.test.iosim import FakeTransport
 
-from heartbeat.outbox import bound_silence, queued, unacknowledged
+from heartbeat import HeartbeatServerFactory, HeartbeatServerProtocol, Settings
+from heartbeat.outbox import bound_silence, queued, unacknowledged, way_to, write, write_at_once
+from heartbeat.shared import ServerShared
 from heartbeat.tls import trust_anybody
 
 BYTES = 4_000_000
+
+LOST = Failure(ConnectionLost())
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 
@@ -192,3 +206,461 @@ def test_over_tls_the_socket_below_is_asked(secure):
 
     assert unacknowledged(tls) == unacknowledged(transport) == 0
     assert bound_silence(tls, 60) is True
+
+
+# At once.
+
+
+class Line:
+    """A TCP server's transport of Twisted's on a real socket, whose reactor turns when it is told to, and its peer.
+
+    The socket is a UNIX one unless it is to be TCP's, which takes its time over small buffers; its ways are the same.
+    """
+
+    def __init__(self, protocol=None, family="unix"):
+        self.socket, self.peer = sockets(family)
+        self.clock = MemoryReactorClock()
+        protocol = protocol or Protocol()
+        self.transport = Server(self.socket, protocol, ("127.0.0.1", 50_000), None, 1, self.clock)
+        protocol.makeConnection(self.transport)
+
+    def turn(self):
+        """The reactor looks at the sockets: what waits is written as far as that goes, and what has come is read."""
+        why = self.transport.doWrite() if self.transport in self.clock.writers else None
+        return why or self.transport.doRead()
+
+    def read(self):
+        """All that has arrived at the peer."""
+        found = b""
+        try:
+            while data := self.peer.recv(65_536):
+                found += data
+        except BlockingIOError:
+            pass
+        return found
+
+    def drain(self):
+        """All that arrives at the peer until nothing waits any more."""
+        found = self.read()
+        while self.transport in self.clock.writers:
+            why = self.transport.doWrite()
+            if why is not None:
+                self.transport.connectionLost(Failure(why))
+            found += self.read()
+        return found
+
+    def fill(self):
+        """Take all the room that there is in the sockets; how much that was."""
+        room = 0
+        try:
+            while True:
+                room += self.socket.send(b"." * 4096)
+        except BlockingIOError:
+            return room
+
+    def close(self):
+        self.peer.close()
+        self.socket.close()
+
+
+@pytest.fixture
+def line():
+    """Such a line; closed in the end."""
+    line = Line()
+    yield line
+    line.close()
+
+
+@pytest.fixture
+def tcp_line():
+    """The same of TCP."""
+    line = Line(family="tcp")
+    yield line
+    line.close()
+
+
+def eventually(line, size):
+    """So many bytes, that arrive at a TCP peer in a moment."""
+    line.peer.setblocking(True)
+    line.peer.settimeout(10)
+    return line.peer.recv(size, socket.MSG_WAITALL)
+
+
+def test_a_frame_goes_straight_into_the_socket(line):
+    assert write_at_once(line.transport, b"one") is True
+    assert write_at_once(line.transport, b"two") is True
+
+    assert line.read() == b"onetwo"
+    assert line.clock.writers == set()
+    assert queued(line.transport) == 0
+
+
+def test_a_frame_overtakes_nothing_that_was_given_to_the_transport_before(line):
+    line.transport.write(b"first")
+    assert write_at_once(line.transport, b"second") is False
+    line.transport.writeSequence([b"th", b"ird"])
+    assert write_at_once(line.transport, b"fourth") is False
+    assert line.read() == b""
+
+    assert line.drain() == b"firstsecondthirdfourth"
+    assert write_at_once(line.transport, b"fifth") is True
+    assert line.read() == b"fifth"
+
+
+def test_a_frame_overtakes_nothing_of_which_a_part_has_left_already(line):
+    """What Twisted has in its other buffer, with an offset into it."""
+    line.transport.write(b"x" * BYTES)
+    line.transport.doWrite()
+    assert 0 < queued(line.transport) < BYTES
+    assert line.transport._tempDataBuffer == []
+
+    assert write_at_once(line.transport, b"y") is False
+
+    assert line.drain() == b"x" * BYTES + b"y"
+
+
+def test_of_what_the_socket_does_not_take_the_rest_is_the_transports(line):
+    whole = bytes(range(256)) * (BYTES // 256)
+
+    assert write_at_once(line.transport, whole) is False
+    assert 0 < queued(line.transport) < len(whole)
+    assert line.transport in line.clock.writers
+    assert write_at_once(line.transport, b"y") is False
+
+    assert line.drain() == whole + b"y"
+    assert write_at_once(line.transport, b"z") is True
+
+
+def test_what_a_socket_without_any_room_does_not_take_is_the_transports(line):
+    room = line.fill()
+
+    assert write_at_once(line.transport, b"later") is False
+
+    assert queued(line.transport) == 5
+    assert line.drain() == b"." * room + b"later"
+
+
+def test_into_a_tcp_socket_it_goes_the_same(tcp_line):
+    assert write_at_once(tcp_line.transport, b"one") is True
+    tcp_line.transport.write(b"two")
+    assert write_at_once(tcp_line.transport, b"three") is False
+    tcp_line.transport.doWrite()
+    assert write_at_once(tcp_line.transport, b"four") is True
+
+    assert eventually(tcp_line, 15) == b"onetwothreefour"
+
+
+@pytest.mark.parametrize("family", ["unix", "tcp"])
+def test_an_error_of_the_sockets_is_the_transports(family):
+    """Who writes is told nothing of it; the reactor is, as with any write, and ends the connection."""
+    line = Line(family=family)
+    # Not an orderly end, but a reset.
+    line.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    line.peer.close()
+
+    assert write_at_once(line.transport, b"x") is False
+    assert write_at_once(line.transport, b"y") is False
+
+    assert line.transport.doWrite() is CONNECTION_LOST
+    line.close()
+
+
+def test_to_a_transport_that_is_closing_a_frame_is_written_as_to_any(line):
+    line.transport.write(b"first")
+    line.transport.loseConnection()
+
+    assert write_at_once(line.transport, b"second") is False
+
+    line.transport.doWrite()
+    assert line.read() == b"firstsecond"
+
+
+def test_to_a_transport_that_is_closing_nothing_is_written_straight(line):
+    """It will be closed as soon as its reactor turns; until then it is the transport that knows what to do."""
+    line.transport.loseConnection()
+
+    assert write_at_once(line.transport, b"x") is False
+
+    assert line.read() == b""
+    assert queued(line.transport) == 1
+
+
+def test_to_a_transport_that_was_lost_nothing_is_written(line):
+    line.transport.loseConnection()
+    line.transport.connectionLost(LOST)
+    assert not hasattr(line.transport, "socket")
+
+    assert write_at_once(line.transport, b"x") is False
+
+    assert queued(line.transport) == 0
+
+
+def test_to_a_transport_that_was_aborted_nothing_is_written(line):
+    line.transport.abortConnection()
+
+    write_at_once(line.transport, b"x")
+
+    assert line.read() == b""
+
+
+def test_after_its_own_half_was_closed_nothing_is_written(line):
+    line.transport.loseWriteConnection()
+    line.transport.doWrite()
+
+    assert write_at_once(line.transport, b"x") is False
+
+    assert queued(line.transport) == 0
+    assert line.peer.recv(10) == b""
+
+
+def test_an_empty_frame_is_nothing(line):
+    assert write_at_once(line.transport, b"") is True
+    assert queued(line.transport) == 0
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["at once", "at once", "ordinary", "turn", "read"]),
+            st.sampled_from([1, 2, 45, 45, 45, 5000, 70_000, 400_000]),
+        ),
+        max_size=40,
+    )
+)
+def test_whatever_is_written_in_whichever_way_arrives_in_its_order(steps):
+    line, written, read = Line(), b"", b""
+    try:
+        for at, (step, size) in enumerate(steps):
+            piece = bytes([at]) * size
+            if step == "turn":
+                line.turn()
+            elif step == "read":
+                read += line.read()
+            else:
+                waits = queued(line.transport) > 0
+                at_once = (write_at_once if step == "at once" else write)(line.transport, piece)
+                assert at_once is (step == "at once" and not waits and queued(line.transport) == 0)
+                written += piece
+        read += line.drain()
+        assert read == written
+    finally:
+        line.close()
+
+
+def test_the_other_way_is_the_transports_own(line):
+    assert write(line.transport, b"x") is False
+    assert line.read() == b""
+
+    assert line.drain() == b"x"
+
+
+# Which way.
+
+
+class Bare(Server):
+    """Somebody's own transport, with who knows what in its `write`."""
+
+
+def test_straight_is_the_way_into_a_tcp_socket_of_twisteds(line):
+    assert way_to(line.transport) is write_at_once
+
+
+def test_straight_is_the_way_into_an_ipv6_socket_too():
+    one, two = sockets("tcp")
+    transport = Server(one, Protocol(), ("::1", 50_000, 0, 0), None, 1, MemoryReactorClock())
+
+    assert way_to(transport) is write_at_once
+    one.close()
+    two.close()
+
+
+def test_ordinary_is_the_way_into_every_other_transport(line, ends, secure):
+    one, two = sockets("unix")
+    wrapper = ProtocolWrapper(WrappingFactory(Factory()), Protocol())
+    wrapper.makeConnection(line.transport)
+    others = [
+        unix.Server(one, Protocol(), None, None, 1, MemoryReactorClock()),
+        Bare(two, Protocol(), ("127.0.0.1", 1), None, 1, MemoryReactorClock()),
+        ends()[0],
+        wrapper,
+        *secure,
+        StringTransport(),
+        FakeTransport(Protocol(), isServer=True),
+        Client.__new__(Client),
+    ]
+
+    assert [way_to(transport) for transport in others] == [write] * len(others)
+    one.close()
+    two.close()
+
+
+def test_ordinary_is_the_way_into_a_socket_that_has_become_a_secure_one(line):
+    """By `startTLS`, which turns the same transport into another."""
+    line.transport.TLS = True
+
+    assert way_to(line.transport) is write
+
+
+def test_into_a_socket_that_becomes_a_secure_one_later_nothing_goes_straight(line):
+    """Who has decided on a way before that does not bypass what encrypts."""
+
+    class Encrypts(Protocol):
+        def write(self, data):
+            self.given = data
+
+    line.transport.protocol = Encrypts()
+    line.transport.TLS = True
+
+    assert write_at_once(line.transport, b"secret") is False
+
+    assert line.read() == b""
+    assert line.transport.protocol.given == b"secret"
+
+
+def test_ordinary_is_the_way_in_memory(serve, connect, world):
+    serve(fast_path=True)
+    connect().open()
+
+    assert world.connections[0][0].protocol._heartbeat.way is write
+
+
+# What a server's transport says of its own socket.
+
+
+@linux
+def test_a_servers_transport_is_known_for_tcp_without_asking_its_socket(tcp_line):
+    transport = tcp_line.transport
+    assert unacknowledged(transport) == 0
+    assert bound_silence(transport, 60) is True
+    tcp_line.fill()
+    assert unacknowledged(transport) > 0
+
+    transport.connectionLost(LOST)
+    assert unacknowledged(transport) is None
+    assert bound_silence(transport, 60) is False
+
+
+def test_a_servers_transport_on_a_unix_socket_is_not(ends):
+    one, two = sockets("unix")
+    transport = unix.Server(one, Protocol(), None, None, 1, MemoryReactorClock())
+
+    assert unacknowledged(transport) is None
+    assert bound_silence(transport, 60) is False
+    one.close()
+    two.close()
+
+
+# All of it: a server on a real socket.
+
+
+class Beating:
+    """A connection of a server of ours on a real socket, open."""
+
+    def __init__(self, *, base=HeartbeatServerProtocol, **settings):
+        self.clock = Clock()
+        self.factory = HeartbeatServerFactory(Settings(fast_path=True, **settings), reactor=self.clock)
+        self.factory.protocol = base
+        # Its socket is none of TCP's, of which Twisted would complain.
+        self.factory.setProtocolOptions(tcpNoDelay=False)
+        self.protocol = self.factory.buildProtocol(None)
+        self.line = Line(self.protocol)
+        self.say(request())
+        assert self.line.read().startswith(b"HTTP/1.1 101 ")
+        assert self.protocol._heartbeat.way is write_at_once
+
+    def say(self, *chunks):
+        """The peer sends these, and the server reads them."""
+        for chunk in chunks:
+            self.line.peer.sendall(chunk)
+            self.line.transport.doRead()
+
+    def close(self):
+        if self.line.transport.connected:
+            self.line.transport.connectionLost(LOST)
+        self.line.close()
+        ServerShared.of(self.factory).stop()
+        self.clock.advance(0)
+        assert self.clock.getDelayedCalls() == []
+
+
+@pytest.fixture
+def beating():
+    """The same, which ends with the test."""
+    made = []
+
+    def beating(**keywords):
+        made.append(Beating(**keywords))
+        return made[-1]
+
+    yield beating
+    for one in made:
+        one.close()
+
+
+BEAT = frame(b'{"type":"ping"}')
+PONG = b'\x81+{"type":"ping","status":"pong","clients":1}'
+
+
+def test_a_ping_is_answered_before_the_reactor_turns(beating):
+    served = beating()
+    served.say(BEAT)
+    served.line.drain()
+
+    served.say(BEAT)
+    assert served.line.read() == PONG
+    served.say(BEAT + BEAT + BEAT)
+    assert served.line.read() == PONG * 3
+    assert served.line.clock.writers == set()
+
+
+def test_an_answer_stays_behind_what_the_application_has_sent(beating):
+    served = beating()
+    served.say(BEAT)
+    served.line.drain()
+
+    served.protocol.sendMessage(b"first")
+    served.say(BEAT)
+    served.protocol.send({"type": "news"})
+    served.say(BEAT, frame(b"[]"))
+
+    first, _, rest = served.line.drain().partition(PONG)
+    assert first == b"\x81\x05first"
+    news, _, error = rest.partition(PONG)
+    assert news == b'\x81\x0f{"type":"news"}'
+    assert b'{"type":"error","code":"bad-message"' in error
+
+
+def test_from_a_peer_that_reads_no_answers_nothing_is_read_until_it_does(beating):
+    """And no answer is lost, doubled, or out of its turn."""
+    served = beating(outgoing_limit=65_536)
+    line, pinged, heard = served.line, 1, b""
+    served.say(BEAT)
+    heard += line.drain()
+
+    while line.transport in line.clock.readers:
+        served.say(frame(b'{"type":"ping","id":%06d}' % (100_000 + pinged)))
+        pinged += 1
+        assert pinged < 200_000
+    assert 65_536 < queued(line.transport) < 70_000
+
+    heard += line.drain()
+    served.clock.advance(0.2)
+    assert line.transport in line.clock.readers
+    served.say(frame(b'{"type":"ping","id":999999}'))
+    heard += line.drain()
+    ids = [int(text[:6]) for text in heard.split(b'"id":')[1:]]
+    assert ids == [*range(100_001, 100_000 + pinged), 999_999]
+
+
+def test_a_close_comes_behind_the_answers(beating):
+    served = beating()
+    served.say(BEAT + BEAT + frame(b"\x03\xe8bye", 8))
+
+    assert served.line.drain() == PONG * 2 + b"\x88\x02\x03\xe8"
+    assert served.protocol.state == served.protocol.STATE_CLOSED
+
+
+def test_the_answer_to_a_handshake_goes_straight_too(beating):
+    """`Beating` has read it before its reactor turned."""
+    assert beating().line.clock.writers == set()

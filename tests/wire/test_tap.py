@@ -33,7 +33,7 @@ def reactor(monkeypatch):
 def test_without_options_the_defaults_hold():
     options = parsed()
 
-    assert options.settings == Settings(interval=6.0)
+    assert options.settings == Settings(interval=6.0, fast_path=True)
     assert options["listen"] == []
 
 
@@ -50,13 +50,14 @@ GIVEN = {
     "--level0=refuse": {"level0": "refuse"},
     "--trust-forwarded=2": {"trust_forwarded": 2},
     "--trust-client-ids": {"trust_client_ids": True},
+    "--no-fast-path": {"fast_path": False},
     "--origin=https://example.org -o null": {"origins": ("https://example.org", "null")},
 }
 
 
 @pytest.mark.parametrize(("arguments", "settings"), GIVEN.items())
 def test_every_option_reaches_its_setting(arguments, settings):
-    assert parsed(*arguments.split()).settings == Settings(**({"interval": 6.0} | settings))
+    assert parsed(*arguments.split()).settings == Settings(**({"interval": 6.0, "fast_path": True} | settings))
 
 
 def test_sessions_are_kept_in_memory_unless_a_file_is_named(tmp_path, reactor, monkeypatch):

@@ -128,7 +128,9 @@ def test_it_starts_again_when_it_is_needed_again(watch):
     assert again.poked.wait(PATIENCE)
 
 
-def test_a_ticker_on_the_global_reactor_is_watched_as_long_as_it_is_needed():
+def test_a_ticker_on_the_global_reactor_is_watched_as_long_as_it_is_needed(monkeypatch):
+    # As Twisted's reactors have it, and ours has not.
+    monkeypatch.setattr(reactor, "seconds", time.time)
     ticker = Ticker(reactor, 0.2)
     ticker.enter()
     (thread,) = threads()
