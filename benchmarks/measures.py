@@ -302,8 +302,8 @@ MEASURES = {
         Measure(
             "calls",
             "Calls for an answer",
-            "Python functions called from `dataReceived` (which is not counted) to the write, for one ping at level 0; on"
-            " the plain path for one in two fragments.",
+            "Python functions called from `dataReceived` (which is not counted) to the write, for one ping at level 0;"
+            " on the plain path for one in two fragments.",
             tuple(f"{ours}{kind}" for ours in _OURS for kind in ("", "-plain")),
             _calls,
             (Column("of ours", _key("ours")), Column("of all", _key("all"))),
