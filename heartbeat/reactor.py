@@ -2,7 +2,7 @@
 
 Chosen by `twistd --reactor=heartbeat`, on Linux. A step of the system clock changes nothing for its timers. Never
 drops an error: what a descriptor raises is logged in its context and ends it, as with every reactor of Twisted's. What
-it leaves out is the context for each ordinary event, which only the old log's other lines would show.
+it leaves out is the context for each ordinary event, which only what is logged while reading would show.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class HeartbeatReactor(EPollReactor):
 
 
 def install() -> None:
-    """Make it this process's reactor. Raises ReactorAlreadyInstalledError (an ImportError) when there is one."""
+    """Make it this process's reactor. Raises ReactorAlreadyInstalledError when there is one."""
     from twisted.internet.main import installReactor  # noqa: PLC0415  # it looks at the global reactor
 
     installReactor(HeartbeatReactor())  # type: ignore[no-untyped-call]  # Twisted's
