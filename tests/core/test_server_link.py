@@ -1053,8 +1053,12 @@ def test_a_ping_nested_as_deep_as_can_be_read_is_answered_in_one_call_or_left_to
     plain = [link.beat(b'{"type":"ping",' + end, 1.0) for end in deep]
     rebuilt = [link.beat(b'{"type":"ping","clients":1,' + end, 1.0) for end in deep]
 
-    assert plain[0] == rebuilt[0] == b'{"type":"ping",' + deep[0][:-1] + b',"status":"pong","clients":1}'
-    assert plain[-1] is rebuilt[-1] is None
+    # How deep that is depends on the Python; from 3.13 on deeper than a ping may be long.
+    pongs = [b'{"type":"ping",' + end[:-1] + b',"status":"pong","clients":1}' for end in deep]
+    assert plain[0] == rebuilt[0] == pongs[0]
+    assert all(
+        answer in (None, pong) for answers in (plain, rebuilt) for answer, pong in zip(answers, pongs, strict=True)
+    )
 
 
 def is_new(link):
