@@ -221,7 +221,7 @@ MEASURES = {
             "idle",
             "{many:,} connections that beat every {beat:g} s",
             "What the server takes of its core, and how long an answer takes. Less is better.",
-            ("autobahn", "autobahn-autoping", "websockets", "picows-orjson", "engineio", "node-ws", *_OURS),
+            ("autobahn", "autobahn-autoping", "picows-orjson", "node-ws", *_OURS),
             _idle,
             (
                 Column("% of a core", _key("srv_cpu_pct"), 2),
