@@ -244,7 +244,7 @@ class LivePage(Tab):
         for size in SIZES:
             for scheme in SCHEMES:
                 self.look(size, scheme)
-                self.until(IS_DRAWN, 5)
+                self.until(IS_DRAWN, 20)
                 faults = self.driver.execute_script(FAULTS) + self.driver.execute_async_script(VIOLATIONS)
                 assert not faults, f"{name} at {size}, {scheme}: {faults}"
                 if picture is not None and IMAGES is not None:
