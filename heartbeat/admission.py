@@ -7,6 +7,7 @@ whether the attempt is a new one, then whether anything is missing. A refusal ch
 from __future__ import annotations
 
 from collections.abc import Generator
+from hmac import compare_digest
 from typing import Any, Protocol
 
 from twisted.internet.defer import inlineCallbacks, maybeDeferred
@@ -149,8 +150,10 @@ class Admission:
         """The session that is meant, or the reason why there is none for this one."""
         if resume.epoch != self._sessions.epoch:
             return "epoch"
+        # A dictionary compares names only where 64 bits of a hash agree, whose key is a secret of this process: how
+        # long that takes tells nothing of the name. What is found is compared in a time that tells nothing either.
         channel = self._sessions.channels.get(resume.sid)
-        if channel is None:
+        if channel is None or not compare_digest(channel.session.sid, resume.sid):
             return self._sessions.why_gone(resume.sid)
         # Its name is a secret: whoever knows it, and says nothing else, is who he was.
         name = identity if self.authenticator is not None else claimed or channel.session.client_id
@@ -201,6 +204,7 @@ class Admission:
         address = candidate.address
         accounts = ["id " + client_id, *(["at " + address] if address else [])]
         try:
+            self._sessions.make_place(client_id)
             self._sessions.make_room(accounts, SESSION, None)
         except SessionFull as full:
             candidate.refused(CloseCode.OVERLOAD, str(full))

@@ -26,8 +26,8 @@ __all__ = ["Chat", "GroupChat"]
 # What a group and a session's place in it cost in memory, up to 1.7 KB, is booked on the accounts of that session.
 _PLACE = 1536
 
-#: Groups that one session, or one connection without any, may be in.
-MOST_GROUPS = 100
+# Whoever says something to so many places has said one more, to the rate of his messages.
+_FAN_OUT = 50
 
 _MARK = "group:"
 
@@ -198,8 +198,13 @@ class GroupChat(_Messages):
         if name in joined:
             self._tell(handling, [place], group, self._event(group, handling.client_id, message))
             return
-        if len(joined) >= MOST_GROUPS:
-            raise PeerError("full", f"a session is in {MOST_GROUPS} groups at most", re_of(message))
+        settings = self._shared.settings
+        if len(joined) >= settings.groups_per_session:
+            why = f"a session is in {settings.groups_per_session} groups at most (setting groups_per_session)"
+            raise PeerError("full", why, re_of(message))
+        if len(group.places) >= settings.group_members:
+            why = f"a group has {settings.group_members} members at most (setting group_members)"
+            raise PeerError("full", why, re_of(message))
         if isinstance(place, Channel):
             try:
                 self._sessions.charge(place, _PLACE, beyond=False)
@@ -226,6 +231,9 @@ class GroupChat(_Messages):
         if type(message.get("text")) is not str:
             raise PeerError("bad-message", "text must be text", re_of(message))
         group = self._member(place, name, message)
+        edge = place.connection if isinstance(place, Channel) else place
+        if isinstance(edge, Edge):
+            edge.left -= len(group.places) // _FAN_OUT
         self._tell(handling, group.places, group, self._event(group, handling.client_id, message))
 
     def _member(self, place: Place, name: str, message: dict[str, Any]) -> _Group:

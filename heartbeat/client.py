@@ -439,7 +439,8 @@ class HeartbeatClient(Service):
             self._give_up(f"{why}; {self._backoff.attempt} attempts failed")
             return
         if not_before is not None:
-            delay = max(delay, min(not_before, _LONGEST_RETRY_AFTER))
+            # RFC 9110, section 10.2.3, asks for at least that; all who were told the same would be back in one moment.
+            delay = max(delay, min(not_before, _LONGEST_RETRY_AFTER) * (1 + self._chance() / 2))
         self._waiting.arm(now + delay)
         self._report(
             LinkStatus(event="reconnecting", state=None, detail=why, attempt=self._backoff.attempt, delay=delay)

@@ -45,10 +45,17 @@ from heartbeat.core.opening import Declared, Opening
 from heartbeat.frames import text_frame
 from heartbeat.handling import Handling, encode_message
 from heartbeat.quiet import QuietDeferred
+from heartbeat.refusals import readable
 from heartbeat.shared import Shared
 from heartbeat.ticker import Alarm
 
-__all__ = ["SHORT", "Edge"]
+__all__ = ["JUDGED", "PACED", "SHORT", "STUCK", "Edge"]
+
+#: Why nothing is read from a peer.
+STUCK, JUDGED, PACED = 1, 2, 4
+
+# No connection lives to send so many messages.
+_UNCOUNTED = 1 << 62
 
 #: Longer texts gain nothing by a way past Autobahn, which knows its own limits.
 SHORT = 1024
@@ -71,19 +78,22 @@ class Edge:
     a bug; whatever still arrives is not even looked at. `over`: the connection is gone. `channel`: the end
     of the session that it carries, or carried last. `answers`: it answers ordinary pings; `way`: how text is written
     past Autobahn, None where it is not; `given`: the bytes that went this way; `is_fast`: whether text is read past
-    Autobahn just now, which `may_be_fast` allows.
+    Autobahn just now, which `may_be_fast` allows. `left`: how many messages may come until `recount` is to be called.
     """
 
     __slots__ = (
         "_alarm",
         "_at_limit",
+        "_held",
         "_limit",
+        "_paced_until",
         "_stuck",
         "answers",
         "channel",
         "dead",
         "given",
         "is_fast",
+        "left",
         "link",
         "may_be_fast",
         "over",
@@ -107,6 +117,9 @@ class Edge:
         self.way: outbox.Way | None = None
         self.is_fast = self.may_be_fast = False
         self.given = 0
+        self.left = _UNCOUNTED
+        self._held = 0
+        self._paced_until = inf
         self._limit = inf
         self._at_limit: Callable[[], object] | None = None
         # While too much waits for the peer: since when, and how much had left then.
@@ -150,8 +163,26 @@ class Edge:
             return
         if (outbox.queued(self.protocol.transport) or 0) > self.shared.settings.outgoing_limit:
             self._stuck = (self.now(), self.traffic().written)
-            self.protocol.transport.pauseProducing()
+            self.hold(STUCK)
             self._arm()
+
+    def hold(self, why: int) -> None:
+        """Read nothing from the peer, for this reason besides others."""
+        if not self._held:
+            self.protocol.transport.pauseProducing()
+        self._held |= why
+
+    def release(self, why: int) -> None:
+        """This is no reason any more."""
+        if not self._held & why:
+            return
+        self._held &= ~why
+        if not self._held:
+            self.protocol.transport.resumeProducing()
+
+    def recount(self) -> None:
+        """More has come than was counted; only a server counts."""
+        self.left = _UNCOUNTED
 
     def receive(self, payload: bytes, binary: bool) -> bool:
         """A message arrived; False when it is the host's."""
@@ -229,6 +260,10 @@ class Edge:
             self.drop()
             return
         self.limit(self.shared.settings.close_timeout, self.drop)
+
+    def note(self, reason: str, why: str) -> None:
+        """The peer is refused something: say so, in one line of the log."""
+        self._log.info("{peer}: {why}", peer=readable(self.protocol.peer), why=readable(why), reason=reason)
 
     def traffic(self) -> Traffic:
         """What the transport knows of its bytes now."""
@@ -313,6 +348,8 @@ class Edge:
         at = self._limit
         if self._stuck is not None:
             at = min(at, self.now() + self.shared.settings.tick)
+        elif self._held & PACED:
+            at = min(at, self._paced_until)
         elif self.link is not None:
             at = min(at, self.link.next_at)
         if at == inf or self.over:
@@ -331,6 +368,11 @@ class Edge:
         if self._stuck is not None:
             # We are not reading, so its silence is our own doing, and convicts nobody.
             self._look_whether_stuck(now, *self._stuck)
+        elif self._held & PACED:
+            # The same. As much was heard of it as can be.
+            if now >= self._paced_until:
+                self.heard()
+                self.release(PACED)
         elif link is not None and now >= link.next_at:
             self.carry(link.check(now, self.traffic()))
         self._arm()
@@ -340,12 +382,13 @@ class Edge:
         if (outbox.queued(self.protocol.transport) or 0) <= settings.outgoing_limit // 2:
             self._stuck = None
             self.heard()
-            self.protocol.transport.resumeProducing()
+            self.release(STUCK)
         elif left > written:
             self._stuck = (now, left)
         elif now - since >= settings.timeout_max:
             self._stuck = None
             self.dead = True
+            self.note("outgoing_limit", "it reads too slowly (setting outgoing_limit)")
             self.close(CloseCode.SLOW_CONSUMER, "reads too slowly")
 
     def _confirm(self) -> None:
@@ -380,7 +423,7 @@ class Edge:
 
     def _close(self, effect: Close) -> None:
         if effect.code in (CloseCode.GAP, CloseCode.BAD_ACK):
-            self._log.info("closing {peer}: {why}", peer=self.protocol.peer, why=effect.reason)
+            self.note(effect.reason.split(" ", 1)[0], f"closed: {effect.reason}")
             self.broken()
         self.cut(effect.code, effect.reason)
 
@@ -395,9 +438,6 @@ class Edge:
     def _turn(self, effect: Turn) -> None:
         self.shared.ticker.turn(lambda: self.guarded(self._confirm))
 
-    def _refused(self, effect: Refused) -> None:
-        self._log.info("{peer} sent what cannot be taken: {error}", peer=self.protocol.peer, error=effect.error.detail)
-
 
 _CARRIED: dict[type[Any], Callable[[Edge, Any], object]] = {
     PingFrame: lambda edge, effect: edge.protocol.sendPing(effect.payload),
@@ -409,7 +449,7 @@ _CARRIED: dict[type[Any], Callable[[Edge, Any], object]] = {
     Judge: lambda edge, effect: edge.judge(effect.opening),
     Opened: lambda edge, effect: edge.opened(effect.declared),
     Deliver: lambda edge, effect: edge.protocol._heartbeat_deliver(effect.message),
-    Refused: Edge._refused,
+    Refused: lambda edge, effect: edge.note(effect.error.code, f"what it sent cannot be taken: {effect.error.detail}"),
     Report: lambda edge, effect: edge.protocol.linkChanged(effect.status),
     Answered: lambda edge, effect: edge.protocol.pongReceived(effect.rtt, effect.clients),
     Asked: lambda edge, effect: edge.protocol.pingReceived(),

@@ -9,36 +9,94 @@ from typing import Any
 
 from autobahn.websocket.protocol import WebSocketProtocol
 
+from heartbeat import outbox
+from heartbeat.addresses import Where, is_local, where_from
+from heartbeat.arrivals import Account
 from heartbeat.auth import Credentials, credentials_of
 from heartbeat.channel import Channel
 from heartbeat.core.client_link import ClientLink
 from heartbeat.core.errors import CloseCode
 from heartbeat.core.opening import Declared, Opening
 from heartbeat.core.server_link import ServerLink
-from heartbeat.edge import Edge
+from heartbeat.edge import JUDGED, PACED, Edge
 from heartbeat.handshake import speaks_for_itself
-from heartbeat.shared import ClientShared, ServerShared, is_local
+from heartbeat.pacing import Pacing
+from heartbeat.shared import ClientShared, ServerShared
 
-__all__ = ["ClientEdge", "ServerEdge"]
+__all__ = ["OVER_PACE", "ClientEdge", "ServerEdge"]
+
+#: Whoever owes so many seconds to his pace is closed; whoever owes less is only read from more slowly.
+OVER_PACE = 10.0
+
+# Nothing is read for so long at most: what he sends is to be answered before he thinks that nobody is there.
+_PAUSE = 1.0
+
+_TOO_FAST = "too many messages a second (setting message_rate)"
+
+# Why somebody is not let in, for those who count.
+_REASONS: dict[int, str] = {CloseCode.UNAUTHORIZED: "unauthorized", CloseCode.OVERLOAD: "no-session"}
 
 
 class ServerEdge(Edge):
     """A server's edge: a candidate until its opening is judged."""
 
-    __slots__ = ("_paused", "is_asked_for")
+    __slots__ = ("_pacing", "_sent", "account", "is_asked_for")
 
     shared: ServerShared
     link: ServerLink | None
 
     def __init__(self, protocol: Any, shared: ServerShared) -> None:
         super().__init__(protocol, shared, exact=False)
-        self._paused = False
         self.is_asked_for = False
+        #: Arrival: the address that it counts for.
+        self.account: Account | None = None
+        self._pacing: Pacing | None = None
+        # The highest number that a client which comes back says it has sent.
+        self._sent = 0
 
     def enter(self, link: ServerLink, *, is_told: bool) -> None:
         """The WebSocket is open; `is_told`: to somebody who wants to know."""
         self.start(link, link.open(self.now()) if is_told else ())
         self._note_plain()
+
+    # As an arrival.
+
+    @property
+    def transport(self) -> Any:
+        """Arrival: how it came."""
+        return self.protocol.transport
+
+    def give_way(self) -> None:
+        """Arrival: there is no room for those who wait."""
+        self.drop()
+
+    def gone(self, code: int | None) -> None:
+        """The connection is gone, with the peer's close code or without any."""
+        super().gone(code)
+        self.shared.arrivals.left(self)
+
+    def paced(self) -> None:
+        """Count what comes from now on, where anybody is counted."""
+        if self.shared.arrivals.is_paced(self):
+            self._pacing = Pacing(self.shared.settings, self.account, self.shared.ticker.running, self.now())
+            self.left = 0
+
+    def recount(self) -> None:
+        """More has come than was counted: read no more for a moment, if it came too fast."""
+        if self._pacing is None:
+            super().recount()
+            return
+        now = self.now()
+        self.left, owed, own = self._pacing.count(self.left, self.shared.ticker.running, now)
+        if own > OVER_PACE:
+            self.note("message_rate", _TOO_FAST)
+            self.cut(CloseCode.POLICY, _TOO_FAST)
+        elif owed and not self._held & PACED:
+            self.shared.refusals.counts["slowed-down"] += 1
+            self._paced_until = now + min(_PAUSE, owed)
+            outbox.read_little(self.protocol.transport)
+            self.hold(PACED)
+            self._arm()
 
     # As a candidate.
 
@@ -50,12 +108,10 @@ class ServerEdge(Edge):
     @property
     def address(self) -> str | None:
         """Candidate: where it comes from; None from this machine, where there may be a proxy for many."""
-        protocol, peer = self.protocol, self.protocol.transport.getPeer()
-        if self.shared.settings.trust_forwarded and "x-forwarded-for" in protocol.http_headers:
-            return str(protocol.peer)[:64]
-        if is_local(peer):
-            return None
-        return str(getattr(peer, "host", "")) or None
+        protocol = self.protocol
+        head = protocol.http_request_data
+        name, where = where_from(protocol.transport.getPeer(), head, self.shared.settings.trust_forwarded)
+        return None if where is Where.HERE else name
 
     @property
     def waits(self) -> bool:
@@ -84,6 +140,8 @@ class ServerEdge(Edge):
             return
         self._forget_plain()
         self._go_on()
+        if resumed and self._pacing is not None:
+            self._pacing.credit(max(0, self._sent - channel.session.received))
         self.adopt(channel, lambda: link.admitted(channel.session, self.now(), resumed=resumed, reason=reason))
 
     def named(self, client_id: str) -> None:
@@ -97,7 +155,7 @@ class ServerEdge(Edge):
     def refused(self, code: int, detail: str) -> None:
         """Candidate: it is not let in."""
         if self.link is not None and not self.over:
-            self._log.info("{peer} is not let in: {why}", peer=self.protocol.peer, why=detail)
+            self.note(_REASONS.get(code, "opening"), detail)
             self.carry(self.link.refused(code, detail))
 
     def superseded(self) -> None:
@@ -106,16 +164,20 @@ class ServerEdge(Edge):
 
     # As an edge.
 
+    def note(self, reason: str, why: str) -> None:
+        """The peer is refused something: count it."""
+        self.shared.refusals.refused(reason, self.protocol.peer, why, self.now())
+
     def judge(self, opening: Opening | None) -> None:
         """Have the opening judged; until it is, nothing more is read."""
+        self._sent = opening.resume.sent if opening is not None and opening.resume is not None else 0
         admission = self.shared.admission
         judging = admission.judge_plain(self) if opening is None else admission.judge(self, opening)
         judging.addErrback(lambda failure: self.guarded(failure.raiseException))
         # It may be gone by then.
         judging.addCallback(lambda _: self.let_go())
         if self.waits:
-            self._paused = True
-            self.protocol.transport.pauseProducing()
+            self.hold(JUDGED)
             self.limit(self.shared.settings.judge_timeout, self._not_in_time)
 
     def leave(self, code: int | None) -> None:
@@ -142,9 +204,7 @@ class ServerEdge(Edge):
 
     def _go_on(self) -> None:
         self.unlimit()
-        if self._paused:
-            self._paused = False
-            self.protocol.transport.resumeProducing()
+        self.release(JUDGED)
 
     def _note_plain(self) -> None:
         if self.shared.plain is not None and self.channel is None and not self.over:

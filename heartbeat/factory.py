@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketServerFactory
@@ -85,6 +86,11 @@ class HeartbeatServerFactory(_Registered, WebSocketServerFactory):  # type: igno
         """The register: who is there, and how present."""
         return self.heartbeat.presence
 
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """How often something was refused, by the reason: the setting's name, the wire's word, or a word of ours."""
+        return self.heartbeat.refusals.counts
+
     def clientJoined(self, client_id: str) -> None:
         """A client id is present now. Called once, until it has left."""
 
@@ -105,7 +111,12 @@ class HeartbeatServerFactory(_Registered, WebSocketServerFactory):  # type: igno
     def buildProtocol(self, addr: IAddress) -> Protocol | None:
         """Twisted's: somebody connected."""
         if self.room is not None and self.countConnections >= self.room + _STANDING_ROOM:
-            return None
+            shared = self.heartbeat
+            now = shared.ticker.now()
+            if not shared.arrivals.make_room(now):
+                why = "there is no room, not even to say so (setting max_connections)"
+                shared.refusals.refused("max_connections", getattr(addr, "host", "a UNIX socket"), why, now)
+                return None
         protocol: Protocol | None = super().buildProtocol(addr)
         return protocol
 

@@ -13,6 +13,7 @@ from hashlib import sha1
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
+from heartbeat.addresses import PROXIES
 from heartbeat.core.errors import SettingError
 
 __all__ = [
@@ -42,7 +43,6 @@ _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 # What Chromium, Firefox, Safari and Python's clients offer.
 _OFFERS = frozenset({"permessage-deflate", "permessage-deflate; client_max_window_bits"})
 _MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_PROXIES = frozenset({"via", "forwarded", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -127,7 +127,7 @@ def speaks_for_itself(headers: Mapping[str, str]) -> bool:
     Not when a proxy passed it on, nor when a page sent it that a browser was tricked into taking for
     this machine's (DNS rebinding): such a page names a host that is neither `localhost` nor an address.
     """
-    if any(name in _PROXIES or name.startswith("x-forwarded-") for name in headers):
+    if any(name in PROXIES or name.startswith("x-forwarded-") for name in headers):
         return False
     return not headers.get("origin") or _is_this_machine(headers.get("host", ""))
 

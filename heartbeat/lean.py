@@ -24,6 +24,7 @@ from twisted.internet.defer import Deferred, succeed
 from heartbeat import outbox
 from heartbeat.core.settings import Settings
 from heartbeat.handshake import accept_of, ordinary_headers
+from heartbeat.quiet import FewerLines
 
 __all__ = ["LeanServerProtocol", "function_of", "no_compression", "options_of"]
 
@@ -186,6 +187,9 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
     _heartbeat_head: bytes | None = None
     # Whether Autobahn has made the connection, with all that belongs to it.
     _heartbeat_is_made = False
+
+    #: Autobahn's: without a line for each stranger that it lets go, of whom there may be any number. Nothing else.
+    log = FewerLines(WebSocketServerProtocol.log)
 
     send_queue: Any
     state: int

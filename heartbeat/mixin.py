@@ -178,6 +178,14 @@ class Heartbeat:
         if edge is not None and edge.dead:
             # The rest of what had arrived with that for which it was convicted.
             return
+        if edge is not None:
+            edge.left -= 1
+            if len(self.message_data) > 1:  # type: ignore[attr-defined]  # Autobahn's
+                self._heartbeat_in_pieces()
+            if edge.left < 0:
+                edge.recount()
+                if edge.dead:
+                    return
         if edge is not None and edge.answers and not isBinary and self.state == WebSocketProtocol.STATE_OPEN:
             # `heard` has told when.
             pong = edge.link.beat(payload, edge.link.monitor.heard_at)  # type: ignore[union-attr]  # a server's
@@ -198,7 +206,23 @@ class Heartbeat:
         if edge is None or self._heartbeat_is_silent() or not edge.receive(payload, isBinary):
             super()._onMessage(payload, isBinary)  # type: ignore[misc]  # Autobahn's
 
+    def _onPing(self, payload: bytes) -> None:
+        if self._heartbeat_is_counted():
+            super()._onPing(payload)  # type: ignore[misc]  # Autobahn's
+
+    def _heartbeat_is_counted(self) -> bool:
+        """Count a control frame; whether it is to be taken."""
+        edge = self._heartbeat
+        if edge is None:
+            return True
+        edge.left -= 1
+        if edge.left < 0:
+            edge.recount()
+        return not edge.dead
+
     def _onPong(self, payload: bytes) -> None:
+        if not self._heartbeat_is_counted():
+            return
         if self._heartbeat is not None:
             self._heartbeat.pong(payload)
         super()._onPong(payload)  # type: ignore[misc]  # Autobahn's

@@ -16,13 +16,24 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.tcp import Server
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOProtocol
 
-__all__ = ["Way", "bound_silence", "queued", "unacknowledged", "way_to", "write", "write_at_once"]
+__all__ = [
+    "Way",
+    "bound_silence",
+    "queued",
+    "read_little",
+    "unacknowledged",
+    "way_to",
+    "write",
+    "write_at_once",
+]
 
 #: Writes a frame to a transport; True when nothing of it waits here.
 Way = Callable[[Any, bytes], bool]
 
 # Linux: bytes in the socket's send queue that the peer has not acknowledged (tcp(7), SIOCOUTQ).
 _SIOCOUTQ = 0x5411
+
+_LITTLE = 4096
 
 
 def way_to(transport: Any) -> Way:
@@ -88,6 +99,14 @@ def unacknowledged(transport: Any) -> int | None:
         # The socket is closing under us, or has closed and has no number any more.
         return None
     return int(struct.unpack("i", answer)[0])
+
+
+def read_little(transport: Any) -> None:
+    """Have no more than 4 KiB read from it at a time, of somebody who sends too much: Twisted reads 64 KiB."""
+    if isinstance(transport, TLSMemoryBIOProtocol):
+        transport = transport.transport
+    if isinstance(transport, FileDescriptor):
+        transport.bufferSize = _LITTLE
 
 
 def bound_silence(transport: Any, seconds: float) -> bool:

@@ -6,6 +6,7 @@ early and in one sentence, and handshakes are timed by our own tick.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketClientProtocol
@@ -13,8 +14,10 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 
+from heartbeat.arrivals import Account, Arrivals
 from heartbeat.core.errors import CloseCode
 from heartbeat.edge import Edge
+from heartbeat.ends import ServerEdge
 from heartbeat.handshake import HEAD_LIMIT, has_body, http_refusal, origin_refusal, path_of, wants_websocket
 from heartbeat.lean import LeanServerProtocol
 from heartbeat.mixin import Heartbeat, HeartbeatClientMixin, HeartbeatServerMixin
@@ -23,9 +26,6 @@ __all__ = ["HeartbeatClientProtocol", "HeartbeatServerProtocol"]
 
 # So many pieces a message may come in, and one more for each KiB of it.
 _FRAGMENTS = 4096
-
-#: When a client that was refused for want of room may try again, in seconds.
-RETRY_AFTER = 10
 
 
 class _OwnTimers(Heartbeat):
@@ -63,9 +63,16 @@ class _OwnTimers(Heartbeat):
 class _HandedOver(Protocol):
     """A connection that turned out to be the site's, until it ends."""
 
-    def __init__(self, factory: Any, http: Any) -> None:
+    def __init__(self, factory: Any, arrivals: Arrivals, http: Any) -> None:
+        #: Arrival: the address that it counts for.
+        self.account: Account | None = None
         self._counting = factory
+        self._arrivals = arrivals
         self._http = http
+
+    def give_way(self) -> None:
+        """Arrival: there is no room for whoever reads pages."""
+        self.transport.abortConnection()  # type: ignore[union-attr]  # connected
 
     def connectionMade(self) -> None:
         """Twisted's: connected, to the site's protocol from now on."""
@@ -78,6 +85,7 @@ class _HandedOver(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Twisted's: one connection less."""
         self._counting.countConnections -= 1
+        self._arrivals.left(self)
         self._http.connectionLost(reason)
 
 
@@ -86,7 +94,38 @@ class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, LeanServerProtoc
 
     data: bytes
 
+    _heartbeat: ServerEdge | None
+
     _heartbeat_asked = False
+    # The short pieces of a message that were counted.
+    _heartbeat_counted = 0
+
+    def connectionMade(self) -> None:
+        """Twisted's: the transport is connected."""
+        super().connectionMade()
+        edge = self._heartbeat
+        if edge is not None:
+            edge.shared.arrivals.connected(edge, edge.now())
+
+    def onOpenHandshakeTimeout(self) -> None:
+        """Autobahn's: the opening handshake was not complete in time."""
+        self._heartbeat_notes("handshake_timeout", "its request was not complete in time (setting handshake_timeout)")
+        super().onOpenHandshakeTimeout()
+
+    def failHandshake(self, reason: str, code: int = 400, responseHeaders: list[tuple[str, str]] | None = None) -> None:
+        """Autobahn's: the request is no handshake that can be taken."""
+        # Who was refused for want of room is counted by the setting that it is for.
+        if code != HTTPStatus.SERVICE_UNAVAILABLE:
+            self._heartbeat_notes("handshake", reason)
+        super().failHandshake(reason, code, responseHeaders)
+
+    def _fail_connection(self, code: int = CloseCode.GOING_AWAY, reason: str = "going away") -> None:
+        self._heartbeat_notes("message_limit" if code == CloseCode.TOO_BIG else "protocol", reason)
+        super()._fail_connection(code, reason)
+
+    def _heartbeat_notes(self, reason: str, why: str) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.note(reason, why)
 
     def processHandshake(self) -> None:
         """Autobahn's: bytes of the opening handshake have arrived."""
@@ -114,8 +153,8 @@ class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, LeanServerProtoc
 
     def _heartbeat_may_answer(self) -> bool:
         """Whether an ordinary request is answered past Autobahn."""
-        fast: bool = self._heartbeat.shared.settings.fast_path
-        return fast and super()._heartbeat_may_answer()
+        edge = self._heartbeat
+        return edge is not None and edge.shared.settings.fast_path and super()._heartbeat_may_answer()
 
     def _heartbeat_refusal(self, head: bytes, site: Any) -> tuple[Any, ...] | None:
         """Why a plain request may not come in: a sentence, and the HTTP status."""
@@ -128,13 +167,21 @@ class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, LeanServerProtoc
         paths, is_full = getattr(self.factory, "paths", None), getattr(self.factory, "is_full", None)
         if paths is not None and path_of(head) not in paths:
             return "there is no WebSocket here, try " + " or ".join(paths), 404
-        if is_full is not None and is_full():
-            return "no room (setting max_connections)", 503, [("Retry-After", str(RETRY_AFTER))]
-        return None
+        edge = self._heartbeat
+        if edge is None:
+            return None
+        return edge.shared.arrivals.asked(edge, head, edge.now(), is_full=is_full is not None and is_full())
 
     def _heartbeat_in_pieces(self) -> None:
-        """A message has begun to arrive; empty frames of it would be kept without ever meeting a limit."""
-        if len(self.message_data) > _FRAGMENTS + self.message_data_total_length // 1024 and not self.failedByMe:
+        """Of a message some have arrived; empty frames of it would be kept without ever meeting a limit."""
+        pieces, edge = len(self.message_data) - self.message_data_total_length // 1024, self._heartbeat
+        # Each costs what a message costs. After the last one the next message's are the first again.
+        before, self._heartbeat_counted = self._heartbeat_counted, pieces if self.inside_message else 0
+        if edge is not None and pieces > before:
+            edge.left -= pieces - before
+            if edge.left < 0:
+                edge.recount()
+        if pieces > _FRAGMENTS and not self.failedByMe:
             self._fail_connection(CloseCode.TOO_BIG, "a message in too many fragments")
 
     def sendHttpErrorResponse(
@@ -150,11 +197,15 @@ class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, LeanServerProtoc
         It is counted on, or plain requests would use up the files that `max_connections` keeps free.
         """
         data, self.data = self.data, b""
-        transport = self.transport
-        self._heartbeat.gone(None)
+        transport, edge = self.transport, self._heartbeat
+        if edge is None:
+            return
+        arrivals = edge.shared.arrivals
+        http: Any = _HandedOver(self.factory, arrivals, site.buildProtocol(transport.getPeer()))
+        arrivals.handed_over(edge, http, edge.now())
+        edge.gone(None)
         self._heartbeat = None
         self.state = self.STATE_CLOSED
-        http: Any = _HandedOver(self.factory, site.buildProtocol(transport.getPeer()))
         if isinstance(transport, ProtocolWrapper):
             transport.wrappedProtocol = http
         else:
@@ -166,9 +217,11 @@ class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, LeanServerProtoc
         refusal = origin_refusal(self.websocket_origin, self.http_headers["host"], edge.shared.settings.origins)
         if refusal is not None:
             # A page cannot read an HTTP refusal, so it is let in and told.
+            edge.note("origins", refusal)
             edge.close(CloseCode.FORBIDDEN_ORIGIN, refusal)
             return
         super()._heartbeat_open(edge)
+        edge.paced()  # type: ignore[attr-defined]  # a server's
 
 
 class HeartbeatClientProtocol(_OwnTimers, HeartbeatClientMixin, WebSocketClientProtocol):  # type: ignore[misc]  # Autobahn's are Any

@@ -302,6 +302,19 @@ class ServerSessions(Sessions):
         self._presence.keep(session.client_id)
         self._accounts.book(channel.accounts, SESSION)
 
+    def make_place(self, client_id: str) -> None:
+        """Have a client's sessions be one fewer than he may have: end the one of his that was left alone longest.
+
+        Raises SessionFull when each is carried.
+        """
+        most = self.settings.sessions_per_client
+        while len(self._by_client.get(client_id, ())) >= most:
+            victim = _longest(self._alone.get("id " + client_id, {}), None)
+            if victim is None:
+                raise SessionFull(f"one client has {most} sessions at most (setting sessions_per_client)")
+            self.take_up(victim)
+            victim.end("full")
+
     def make_room(self, accounts: Sequence[str], size: int, but: Channel | None) -> None:
         """Have room for `size` bytes more on these accounts: end what was left alone longest, the offender's own first.
 

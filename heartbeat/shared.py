@@ -6,26 +6,26 @@ lets go of each when it is gone.
 
 from __future__ import annotations
 
-import ipaddress
 import random
 import secrets
 from collections.abc import Callable
 from typing import Any, Self
 
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from heartbeat.admission import Admission
+from heartbeat.arrivals import Arrivals
 from heartbeat.channel import Channel
 from heartbeat.core.errors import Unconfirmed
 from heartbeat.core.presence import Presence, Standing
 from heartbeat.core.settings import Settings
+from heartbeat.refusals import Refusals
 from heartbeat.register import ServerSessions
 from heartbeat.sessions import Sessions
 from heartbeat.ticker import Ticker
 
-__all__ = ["ClientShared", "Handler", "ServerShared", "Shared", "is_local"]
+__all__ = ["ClientShared", "Handler", "ServerShared", "Shared"]
 
 #: Takes the protocol and the message of a registered type.
 Handler = Callable[[Any, dict[str, Any]], object]
@@ -33,20 +33,6 @@ Handler = Callable[[Any, dict[str, Any]], object]
 _ATTRIBUTE = "_heartbeat_shared"
 # Only to spread a crowd, so whoever guesses it gains nothing.
 _chance = random.Random()  # noqa: S311  # as said
-
-
-def is_local(address: object) -> bool:
-    """Whether a transport's peer is on this machine: loopback, or a UNIX socket."""
-    if isinstance(address, UNIXAddress):
-        return True
-    if not isinstance(address, IPv4Address | IPv6Address):
-        return False
-    try:
-        ip = ipaddress.ip_address(address.host.partition("%")[0])
-    except ValueError:
-        return False
-    # On a listener for both families an IPv4 peer looks like `::ffff:127.0.0.1`.
-    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
 
 
 class Shared:
@@ -122,6 +108,9 @@ class ServerShared(Shared):
         # The settings have filled in what was left open.
         self.presence = Presence(settings.grace or 0.0, settings.grace_away or 0.0)
         super().__init__(factory, settings)
+        #: What was refused, by the reason.
+        self.refusals = Refusals()
+        self.arrivals = Arrivals(settings, getattr(factory, "room", None), self.refusals)
         self.admission = Admission(self.sessions, getattr(factory, "heartbeat_authenticator", None))
         #: Connections without a session by their client ids, where somebody writes to clients by name.
         self.plain: dict[str, dict[Any, None]] | None = None
@@ -210,6 +199,7 @@ class ServerShared(Shared):
 
     def _ticked(self, now: float) -> None:
         super()._ticked(now)
+        self.refusals.ticked(now)
         for client_id in self.presence.expire(now):
             self.left(client_id)
         if not self._are_absent():

@@ -51,7 +51,17 @@ _BOUNDS: dict[str, tuple[float, float, str]] = {
     "judge_timeout": (0.1, 600.0, "s"),
     "backlog": (1, 65_535, ""),
     "trust_forwarded": (0, 16, ""),
+    "max_connections": (1, 10_000_000, ""),
+    "connections_per_address": (1, 10_000_000, ""),
+    "handshake_rate": (0.1, 1_000_000, "/s"),
+    "message_rate": (0.1, 1_000_000, "/s"),
+    "sessions_per_client": (1, 1_000_000, ""),
+    "groups_per_session": (1, 1_000_000, ""),
+    "group_members": (1, 10_000_000, ""),
 }
+
+# Where None is the default, and something else follows from it.
+_OPEN = ("interval", "max_connections", "connections_per_address", "handshake_rate", "message_rate")
 
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/*?#\s]+")
 
@@ -65,6 +75,11 @@ _WHOLE = (
     "sessions_bytes",
     "backlog",
     "trust_forwarded",
+    "max_connections",
+    "connections_per_address",
+    "sessions_per_client",
+    "groups_per_session",
+    "group_members",
 )
 
 
@@ -215,6 +230,19 @@ class Settings:
     fast_path: bool = True
     #: Server: WebSocket connections in all; None: what the open-file limit allows.
     max_connections: int | None = None
+    #: Server: connections of one address, or of one /64 of IPv6. None: 1024, a quarter of all at most, and any number
+    #: of this machine's. A number holds for those too, but not for UNIX sockets, nor for proxies nearby (`addresses`).
+    connections_per_address: int | None = None
+    #: Server: opening handshakes a second, an address a fifth of them. None: 5,000, and this machine's not counted.
+    handshake_rate: float | None = None
+    #: Server: messages a second from one connection, with two seconds' worth at once; control frames count, and so do
+    #: short fragments. None: 200, and this machine's not counted.
+    message_rate: float | None = None
+    #: Server: sessions of one client id; of more, the one that was left alone longest is ended.
+    sessions_per_client: int = 100
+    #: Server: groups that one session, or one connection without any, may be in; and places in one group.
+    groups_per_session: int = 100
+    group_members: int = 5000
     #: Server: the listening socket's queue. Twisted's 50 turns storms into minutes.
     backlog: int = 4096
     #: Server: origins that are served besides none and the same host; "null" and "*" are words of their own.
@@ -229,8 +257,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, (least, most, unit) in _BOUNDS.items():
-            if name != "interval" or self.interval is not None:
-                _within(name, getattr(self, name), least, most, unit)
+            value = getattr(self, name)
+            if value is not None or name not in _OPEN:
+                _within(name, value, least, most, unit)
         self._look_at_words()
         self._look_for_contradictions()
         self._settle_delays()
@@ -255,8 +284,6 @@ class Settings:
             raise SettingError("interval_max", self.interval_max, f"at least interval_min ({self.interval_min:g} s)")
         if self.timeout_max < self.timeout_min:
             raise SettingError("timeout_max", self.timeout_max, f"at least timeout_min ({self.timeout_min:g} s)")
-        if self.max_connections is not None:
-            _within("max_connections", self.max_connections, 1, 10_000_000, "", whole=True)
         if self.frames and self.beats not in (None, "client"):
             raise SettingError("beats", self.beats, "client where frames are used, which only a client sends")
 

@@ -499,11 +499,18 @@ def test_one_connection_too_many_is_refused_with_503_and_told_when_to_come_back(
     assert second.ended is None
 
 
-def test_a_crowd_beyond_the_limit_is_dropped_unheard(serve, world, connect):
+def test_of_a_crowd_beyond_the_limit_those_who_waited_longest_give_way(serve, world, connect):
+    """Whoever only connects keeps nobody out."""
     factory = serve(max_connections=1)
     crowd = [connect() for _ in range(65)]
-    assert factory.buildProtocol(None) is None
+    world.advance(1)
+    good = connect().open()
 
+    assert good.ended is None
+    assert [one.ended is not None for one in crowd] == [True] * 2 + [False] * 63
+    assert factory.refused == {"gave-way": 2}
+
+    good.leave()
     world.advance(6)
     assert all(one.ended is not None for one in crowd)
     assert factory.countConnections == 0

@@ -158,7 +158,7 @@ def test_what_a_server_says_wrongly_is_told_to_the_log_and_nobody_else(edge, log
     edge.carry((Refused(PeerError("bad-json", "not JSON: at all")),))
 
     assert edge.protocol.told == []
-    assert [event["error"] for event in log if "error" in event] == ["not JSON: at all"]
+    assert [event["why"] for event in log if "why" in event] == ["what it sent cannot be taken: not JSON: at all"]
 
 
 @pytest.mark.parametrize("state", [CONNECTING, CLOSING, CLOSED])

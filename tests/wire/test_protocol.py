@@ -801,7 +801,7 @@ def test_it_delivers_messages_and_says_errors_to_its_log(dial, serve, world, the
     world.advance(0.1)
 
     assert client.messages == [{"type": "chat"}, {"type": "error", "code": "x"}]
-    assert len([event for event in log if event.get("log_format", "").startswith("{peer} sent what")]) == 2
+    assert len([event for event in log if event.get("why", "").startswith("what it sent cannot be taken")]) == 2
 
 
 def test_a_registered_type_of_a_clients_goes_before_messageReceived(dial, serve, world, there):

@@ -38,6 +38,7 @@ class Far:
     current_frame = None
     transport = SimpleNamespace(getPeer=lambda: None)
     http_headers: ClassVar = {}
+    http_request_data = b""
     data = b""
     peer = "somebody"
     wasNotCleanReason = None
