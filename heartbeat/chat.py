@@ -200,11 +200,13 @@ class GroupChat(_Messages):
             return
         settings = self._shared.settings
         if len(joined) >= settings.groups_per_session:
-            why = f"a session is in {settings.groups_per_session} groups at most (setting groups_per_session)"
-            raise PeerError("full", why, re_of(message))
+            raise self._full(
+                "groups_per_session", f"a session is in {settings.groups_per_session} groups at most", handling, message
+            )
         if len(group.places) >= settings.group_members:
-            why = f"a group has {settings.group_members} members at most (setting group_members)"
-            raise PeerError("full", why, re_of(message))
+            raise self._full(
+                "group_members", f"a group has {settings.group_members} members at most", handling, message
+            )
         if isinstance(place, Channel):
             try:
                 self._sessions.charge(place, _PLACE, beyond=False)
@@ -217,6 +219,12 @@ class GroupChat(_Messages):
             handling.mark(handling.sid, _MARK + name, "0")
         # Another tab of somebody who is in it already is no news to the others.
         self._tell(handling, group.places if first else [place], group, self._event(group, handling.client_id, message))
+
+    def _full(self, setting: str, why: str, handling: Handling, message: dict[str, Any]) -> PeerError:
+        """A refusal for want of room, counted."""
+        sentence = f"{why} (setting {setting})"
+        self._shared.refusals.refused(setting, handling.client_id, sentence, self._shared.ticker.now())
+        return PeerError("full", sentence, re_of(message))
 
     def _leave(self, handling: Handling, place: Place, name: str, message: dict[str, Any]) -> None:
         group = self._member(place, name, message)
