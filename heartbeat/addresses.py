@@ -1,8 +1,8 @@
 """Where a peer is, and under which name its connections are counted together.
 
-An address of this machine, or a UNIX socket, may be a proxy's, behind which there are many; so may one of a private
-network that passes on what others ask for. Neither is counted as one client. Whoever comes from the open network
-is counted as what he is, whatever his headers say, unless it was said how many proxies are to be trusted.
+An address of this machine or of a private network, or a UNIX socket, may be a proxy's, behind which there are many.
+Whoever comes from the open network is counted as what he is, whatever his headers say, unless it was said how
+many proxies are to be trusted.
 """
 
 from __future__ import annotations

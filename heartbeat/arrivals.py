@@ -123,7 +123,7 @@ class Arrivals:
             arrival.give_way()
 
     def asked(self, arrival: Arrival, head: bytes, now: float, *, is_full: bool) -> Refusal | None:
-        """A request for a WebSocket is complete; None where it may come in."""
+        """A request is complete; None where it may come in."""
         self.waiting.pop(arrival, None)
         name, where = where_from(arrival.transport.getPeer(), head, self._settings.trust_forwarded)
         if where is Where.NEAR and name is None:
@@ -165,7 +165,7 @@ class Arrivals:
         )
 
     def _judge_address(self, arrival: Arrival, name: str | None, where: Where, now: float) -> Refusal | None:
-        if where is Where.HERE and self._settings.connections_per_address is None:
+        if where is not Where.FAR and self._settings.connections_per_address is None:
             name = None
         if arrival.account is not None and arrival.account.name != name:
             self._uncount(arrival)

@@ -180,9 +180,10 @@ class Edge:
         if not self._held:
             self.protocol.transport.resumeProducing()
 
-    def recount(self) -> None:
-        """More has come than was counted; only a server counts."""
+    def recount(self) -> bool:
+        """More has come than was counted; False where that is too much. Only a server counts."""
         self.left = _UNCOUNTED
+        return True
 
     def receive(self, payload: bytes, binary: bool) -> bool:
         """A message arrived; False when it is the host's."""

@@ -81,11 +81,10 @@ class ServerEdge(Edge):
             self._pacing = Pacing(self.shared.settings, self.account, self.shared.ticker.running, self.now())
             self.left = 0
 
-    def recount(self) -> None:
+    def recount(self) -> bool:
         """More has come than was counted: read no more for a moment, if it came too fast."""
         if self._pacing is None:
-            super().recount()
-            return
+            return super().recount()
         now = self.now()
         self.left, owed, own = self._pacing.count(self.left, self.shared.ticker.running, now)
         if own > OVER_PACE:
@@ -97,6 +96,7 @@ class ServerEdge(Edge):
             outbox.read_little(self.protocol.transport)
             self.hold(PACED)
             self._arm()
+        return not self.dead
 
     # As a candidate.
 
@@ -107,11 +107,11 @@ class ServerEdge(Edge):
 
     @property
     def address(self) -> str | None:
-        """Candidate: where it comes from; None from this machine, where there may be a proxy for many."""
+        """Candidate: where it comes from; None from this machine and its networks, where proxies are."""
         protocol = self.protocol
         head = protocol.http_request_data
         name, where = where_from(protocol.transport.getPeer(), head, self.shared.settings.trust_forwarded)
-        return None if where is Where.HERE else name
+        return name if where is Where.FAR else None
 
     @property
     def waits(self) -> bool:

@@ -44,8 +44,8 @@ class FastPath:
                 super().dataReceived(data)  # type: ignore[misc]  # as above
             return
         edge.left -= 1
-        if edge.left < 0:
-            edge.recount()
+        if edge.left < 0 and not edge.recount():
+            return
         size -= 6
         mask = _number(data[2:6], "little") * REPEATED[size] & KEPT[size]
         payload = (_number(data[6:], "little") ^ mask).to_bytes(size, "little")

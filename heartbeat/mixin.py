@@ -182,10 +182,8 @@ class Heartbeat:
             edge.left -= 1
             if len(self.message_data) > 1:  # type: ignore[attr-defined]  # Autobahn's
                 self._heartbeat_in_pieces()
-            if edge.left < 0:
-                edge.recount()
-                if edge.dead:
-                    return
+            if edge.left < 0 and not edge.recount():
+                return
         if edge is not None and edge.answers and not isBinary and self.state == WebSocketProtocol.STATE_OPEN:
             # `heard` has told when.
             pong = edge.link.beat(payload, edge.link.monitor.heard_at)  # type: ignore[union-attr]  # a server's
@@ -216,9 +214,7 @@ class Heartbeat:
         if edge is None:
             return True
         edge.left -= 1
-        if edge.left < 0:
-            edge.recount()
-        return not edge.dead
+        return not edge.dead and (edge.left >= 0 or edge.recount())
 
     def _onPong(self, payload: bytes) -> None:
         if not self._heartbeat_is_counted():

@@ -143,6 +143,8 @@ class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, LeanServerProtoc
         head = self.data[: end + 2]
         plain, site = not wants_websocket(head), getattr(self.factory, "site", None)
         refusal = self._heartbeat_refusal(head, site) if plain else self._heartbeat_upgrade_refusal(head)
+        if refusal is None:
+            refusal = self._heartbeat_arrival_refusal(head, plain=plain)
         if refusal is not None:
             self.failHandshake(*refusal)
         elif plain and site is not None:
@@ -163,14 +165,19 @@ class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, LeanServerProtoc
         return None
 
     def _heartbeat_upgrade_refusal(self, head: bytes) -> tuple[Any, ...] | None:
-        """Why a WebSocket may not come in: a sentence, the HTTP status, headers."""
-        paths, is_full = getattr(self.factory, "paths", None), getattr(self.factory, "is_full", None)
+        """Why there is no WebSocket: a sentence, and the HTTP status."""
+        paths = getattr(self.factory, "paths", None)
         if paths is not None and path_of(head) not in paths:
             return "there is no WebSocket here, try " + " or ".join(paths), 404
-        edge = self._heartbeat
+        return None
+
+    def _heartbeat_arrival_refusal(self, head: bytes, *, plain: bool) -> tuple[Any, ...] | None:
+        """Why nobody more may come in: a sentence, the HTTP status, headers. Who reads pages is no WebSocket."""
+        edge, is_full = self._heartbeat, getattr(self.factory, "is_full", None)
         if edge is None:
             return None
-        return edge.shared.arrivals.asked(edge, head, edge.now(), is_full=is_full is not None and is_full())
+        full = is_full is not None and not plain and is_full()
+        return edge.shared.arrivals.asked(edge, head, edge.now(), is_full=full)
 
     def _heartbeat_in_pieces(self) -> None:
         """Of a message some have arrived; empty frames of it would be kept without ever meeting a limit."""

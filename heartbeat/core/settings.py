@@ -231,7 +231,8 @@ class Settings:
     #: Server: WebSocket connections in all; None: what the open-file limit allows.
     max_connections: int | None = None
     #: Server: connections of one address, or of one /64 of IPv6. None: 1024, a quarter of all at most, and any number
-    #: of this machine's. A number holds for those too, but not for UNIX sockets, nor for proxies nearby (`addresses`).
+    #: of this machine's and of private networks. A number holds for those too, but never for what a proxy there passes
+    #: on, nor for UNIX sockets.
     connections_per_address: int | None = None
     #: Server: opening handshakes a second, an address a fifth of them. None: 5,000, and this machine's not counted.
     handshake_rate: float | None = None
