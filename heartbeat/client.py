@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from math import inf
 from os import PathLike
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.error import UserError
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
@@ -23,7 +24,7 @@ from twisted.python.failure import Failure
 from heartbeat.channel import Channel
 from heartbeat.core.backoff import Backoff
 from heartbeat.core.client_link import ClientLink
-from heartbeat.core.errors import CloseCode, Unconfirmed, Unreachable, is_final_close, is_final_http
+from heartbeat.core.errors import CloseCode, Unauthorized, Unconfirmed, Unreachable, is_final_close, is_final_http
 from heartbeat.core.link import LinkStatus
 from heartbeat.core.monitor import State
 from heartbeat.core.opening import Declared
@@ -38,6 +39,7 @@ from heartbeat.handshake import request_headers
 from heartbeat.own_session import OwnSession
 from heartbeat.protocol import HeartbeatClientProtocol
 from heartbeat.quiet import QuietDeferred
+from heartbeat.shared import ClientShared
 from heartbeat.sqlite import SqliteStore
 from heartbeat.store import Store
 from heartbeat.ticker import Alarm
@@ -93,6 +95,10 @@ class _Connection(HeartbeatClientProtocol):
         if self.owner._connection is self and self.owner.running:
             self.owner._session.declared(edge, declared)
 
+    def _heartbeat_settings(self, shared: ClientShared) -> Settings:
+        settings = super()._heartbeat_settings(shared)
+        return settings if self.owner._shown is None else replace(settings, token=self.owner._shown)
+
     def _heartbeat_left(self, edge: ClientEdge) -> None:
         """The session is the client's, which sees to it."""
 
@@ -115,7 +121,9 @@ class HeartbeatClient(Service):
 
     `endpoint` is an `IStreamClientEndpoint`, where to connect (default: the URL's host and port), `tls` an
     `IOpenSSLClientConnectionCreator` for `wss://` (default: the platform's trust roots and the URL's
-    host name), `headers` pairs for the handshake, `protocols` the subprotocols to offer.
+    host name), `headers` pairs for the handshake, `protocols` the subprotocols to offer. `token` is asked for a token
+    before each attempt, in place of the settings' one: text, or a Deferred or coroutine of it. Where it fails, so does
+    the attempt.
     Raises ValueError for a URL that is none of a WebSocket's, SettingError for a header that is none.
     """
 
@@ -132,6 +140,7 @@ class HeartbeatClient(Service):
         headers: Iterable[tuple[str, str]] = (),
         protocols: Iterable[str] = (),
         session: str | PathLike[str] | Store | None = None,
+        token: Callable[[], object] | None = None,
         chance: Callable[[], float] = _chance,
     ) -> None:
         self.settings = settings or Settings()
@@ -154,6 +163,9 @@ class HeartbeatClient(Service):
         sessions.ended.append(self._session_ended)
         self._session = OwnSession(sessions, self._ticker, self._store)
         self._endpoint = endpoint or endpoint_of(self._factory, tls)
+        self._token = token
+        # What it answered last.
+        self._shown: str | None = None
         self._chance = chance
         self._backoff = Backoff(self.settings.delays, self.settings.attempts)
         self._connection: _Connection | None = None
@@ -325,7 +337,21 @@ class HeartbeatClient(Service):
 
     def _reach(self) -> Deferred[Any]:
         """Connect; an attempt to resume is counted, and kept, before it is made."""
-        return self._session.attempt().addCallback(lambda _: self._endpoint.connect(self._factory))
+        ready: Deferred[Any] = succeed(None)
+        if self._token is not None:
+            ready = maybeDeferred(self._token).addCallbacks(self._show, self._has_no_token)
+        ready.addCallback(lambda _: self._session.attempt())
+        return ready.addCallback(lambda _: self._endpoint.connect(self._factory))
+
+    def _show(self, token: object) -> None:
+        if type(token) is not str:
+            raise TypeError(f"a token is text, not {type(token).__name__}")
+        self._shown = token
+
+    def _has_no_token(self, failure: Failure) -> None:
+        if failure.check(CancelledError) is not None:
+            failure.raiseException()
+        raise Unauthorized(f"there is no token to show ({failure.getErrorMessage()})") from failure.value
 
     def _connected(self, connection: Any) -> None:
         # An endpoint may wrap the protocol that our factory built.

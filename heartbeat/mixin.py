@@ -25,6 +25,7 @@ from heartbeat.core.monitor import State
 from heartbeat.core.opening import Declared
 from heartbeat.core.server_link import ServerLink
 from heartbeat.core.session import Session
+from heartbeat.core.settings import Settings
 from heartbeat.edge import SHORT, Edge
 from heartbeat.ends import ClientEdge, ServerEdge
 from heartbeat.fastpath import FastPath
@@ -442,7 +443,7 @@ class HeartbeatClientMixin(Heartbeat):
 
     def _heartbeat_open(self, edge: Edge) -> None:
         shared = ClientShared.of(self.factory)  # type: ignore[attr-defined]  # Autobahn's
-        settings = shared.settings
+        settings = self._heartbeat_settings(shared)
         if self._heartbeat_is_silent():
             settings = replace(settings, frames=True, beats=None)
         now = edge.now()
@@ -451,6 +452,10 @@ class HeartbeatClientMixin(Heartbeat):
         edge.start(link, link.open(now))
 
     # A connection's session is its own, and ends with it; the reconnecting client overrides these.
+
+    def _heartbeat_settings(self, shared: ClientShared) -> Settings:
+        """What holds for this connection."""
+        return shared.settings
 
     def _heartbeat_resumes(self, edge: Edge) -> Session | None:
         """The session to come back to."""

@@ -147,13 +147,16 @@ def make_client(world):
     """A client of the world's server, not started; stopped in the end."""
     made = []
 
-    def make_client(url="ws://test/ws", *, cls=Recorder, chance=lambda: 0.5, endpoint=None, protocols=(), **settings):
+    def make_client(
+        url="ws://test/ws", *, cls=Recorder, chance=lambda: 0.5, endpoint=None, protocols=(), token=None, **settings
+    ):
         client = cls(
             url,
             settings=Settings(**settings),
             reactor=world.client,
             endpoint=endpoint or world.endpoint(),
             protocols=protocols,
+            token=token,
             chance=chance,
         )
         made.append(client)
