@@ -210,11 +210,15 @@ class Admission:
             candidate.refused(CloseCode.OVERLOAD, str(full))
             return
         self._sessions.add(channel, tuple(accounts))
+        # It has its place, and is nobody's yet: what others sent to it would be lost with whoever does not wait for it.
+        self._sessions.beginning.add(session.sid)
         try:
             yield self._sessions.store.open(Head(session.sid, session.epoch, client_id, self._sessions.settings.window))
         except Exception:
             self._sessions.lost(channel)
             raise
+        finally:
+            self._sessions.beginning.discard(session.sid)
         if channel.ended:
             candidate.refused(CloseCode.OVERLOAD, "the session has ended already")
         elif candidate.waits:

@@ -62,6 +62,8 @@ class ServerSessions(Sessions):
         self.settle: Callable[[str, bool], Sequence[Effect]] | None = None
         self.started: list[Callable[[], object]] = []
         self.resumed: list[Callable[[Channel], object]] = []
+        #: The names of those that the store is asked to open.
+        self.beginning: set[str] = set()
         self._presence = presence
         self._wall = wall
         self._starting: list[Deferred[None]] | None = None
@@ -149,8 +151,9 @@ class ServerSessions(Sessions):
     # Who is there.
 
     def of(self, client_id: str) -> tuple[Channel, ...]:
-        """The sessions of a client."""
-        return tuple(self._by_client.get(client_id, {}).values())
+        """The sessions of a client, without those that are about to begin."""
+        mine = self._by_client.get(client_id, {}).values()
+        return tuple(one for one in mine if one.session.sid not in self.beginning)
 
     def why_gone(self, sid: str) -> str:
         """Why there is no such session: a reason of the wire's."""

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from peers import frame
+from twisted.internet.defer import Deferred
 
 from heartbeat.chat import Chat, GroupChat
 from heartbeat.core.presence import Standing
@@ -80,6 +81,28 @@ def aborted(person, world):
 
 
 # From client to client.
+
+
+def test_a_session_that_is_about_to_begin_is_sent_nothing(serve_chat, person, connect, world):
+    """The store takes its time to open it, and whoever asked may not wait: a copy in it would be lost with him."""
+    factory = serve_chat()
+    alice = person("alice")
+    opening = Deferred()
+    store = factory.heartbeat.sessions.store
+    open_at_once, store.open = store.open, lambda head: opening.addCallback(lambda _: open_at_once(head))
+    bob = connect().open()
+    bob.say({"type": "onopen", "v": 1, "client_id": "bob"})
+    alice.chat("m1", "bob")
+    world.advance(0.1)
+    assert alice.heard == [{"type": "onchat", "id": "m1", "status": "unknown"}]
+
+    opening.callback(None)
+    world.advance(0.1)
+    assert bob.messages[0]["client_id"] == "bob"
+    alice.chat("m2", "bob")
+    world.advance(0.1)
+    assert bob.messages[-1]["id"] == "m2"
+    assert alice.heard[1]["status"] == "queued"
 
 
 def test_a_message_reaches_its_recipient_with_its_sender_and_the_sender_is_told_twice(serve_chat, person, world):
