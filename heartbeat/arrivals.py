@@ -6,6 +6,7 @@ all others. So a crowd that connects and asks for nothing, or for nothing quickl
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any, Protocol
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -100,7 +101,6 @@ class Arrivals:
         # Those who were told when to come back, and are not back.
         self._booked = Pace(rate, 0.0, 0.0)
         self._accounts: dict[str, Account] = {}
-        self._many = 1024
         self._proxies: set[str] = set()
 
     @property
@@ -113,7 +113,8 @@ class Arrivals:
         self.waiting[arrival] = now
         transport = arrival.transport
         # Another transport may stand for a proxy, and knows its peer only when that has been told.
-        if self._settings.trust_forwarded or type(transport) not in (Server, TLSMemoryBIOProtocol):
+        below = transport.transport if isinstance(transport, TLSMemoryBIOProtocol) else transport
+        if self._settings.trust_forwarded or type(below) is not Server:
             return
         peer = transport.getPeer()
         if not isinstance(peer, IPv4Address | IPv6Address):
@@ -232,11 +233,16 @@ class Arrivals:
         return Account(name, Pace(handshakes, handshakes, now), Pace(messages, 2 * messages, now))
 
     def _forget_idle(self, now: float) -> None:
-        """Forget addresses from which nobody is left, whenever there are twice as many as there were."""
-        if len(self._accounts) < self._many:
-            return
-        self._accounts = {name: account for name, account in self._accounts.items() if not account.is_idle(now)}
-        self._many = max(1024, 2 * len(self._accounts))
+        """Look at the next two addresses, whenever there is a new one, and forget those from which nobody is left.
+
+        So there are never many more of them than of those who are there, and nobody waits while all are looked at.
+        """
+        accounts = self._accounts
+        for name in tuple(islice(accounts, 2)):
+            account = accounts.pop(name)
+            if not account.is_idle(now):
+                # Behind all others.
+                accounts[name] = account
 
     def _note_proxy(self, arrival: Arrival) -> None:
         """Say once of each proxy nearby that nobody trusts it; of a few, for who is near can have many addresses."""

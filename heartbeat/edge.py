@@ -423,8 +423,8 @@ class Edge:
         self.close(effect.code, effect.reason)
 
     def _close(self, effect: Close) -> None:
+        self.note(CloseCode(effect.code).name.lower().replace("_", "-"), f"closed: {effect.reason}")
         if effect.code in (CloseCode.GAP, CloseCode.BAD_ACK):
-            self.note(effect.reason.split(" ", 1)[0], f"closed: {effect.reason}")
             self.broken()
         self.cut(effect.code, effect.reason)
 

@@ -33,9 +33,6 @@ _PAUSE = 1.0
 
 _TOO_FAST = "too many messages a second (setting message_rate)"
 
-# Why somebody is not let in, for those who count.
-_REASONS: dict[int, str] = {CloseCode.UNAUTHORIZED: "unauthorized", CloseCode.OVERLOAD: "no-session"}
-
 
 class ServerEdge(Edge):
     """A server's edge: a candidate until its opening is judged."""
@@ -155,7 +152,6 @@ class ServerEdge(Edge):
     def refused(self, code: int, detail: str) -> None:
         """Candidate: it is not let in."""
         if self.link is not None and not self.over:
-            self.note(_REASONS.get(code, "opening"), detail)
             self.carry(self.link.refused(code, detail))
 
     def superseded(self) -> None:

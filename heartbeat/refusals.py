@@ -31,6 +31,8 @@ class Refusals:
     def refused(self, reason: str, peer: object, why: str, now: float) -> None:
         """Count one, at `now` (running seconds); the first of its kind is told of with its peer."""
         self.counts[reason] += 1
+        # Where nobody is connected no tick passes.
+        self.ticked(now)
         quiet = self._quiet.get(reason)
         if quiet is not None:
             self._quiet[reason] = (quiet[0], quiet[1] + 1)

@@ -249,6 +249,7 @@ class ServerSessions(Sessions):
             elif now - max(since, channel.progress_at) >= self.settings.full_patience:
                 connection = channel.connection
                 channel.end("full")
+                connection.note("full_patience", "it confirms nothing (setting full_patience)")  # type: ignore[attr-defined]  # as above
                 connection.cut(CloseCode.SLOW_CONSUMER, "nothing was confirmed for too long")  # type: ignore[attr-defined]  # as above
 
     # Room.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, ClassVar
 
 from twisted.internet.error import CannotListenError
 from twisted.python import usage
 
+from heartbeat.auth import Authenticator
 from heartbeat.core.errors import SettingError, StoreError
 from heartbeat.core.settings import BEATS, LEVEL0, Settings
 from heartbeat.service import DEFAULT_LISTEN, MESSAGES, HeartbeatService
@@ -53,6 +55,30 @@ class Options(usage.Options):
         _parameter(
             "max-connections", None, None, "Connections to serve. Default: what the open-file limit allows.", int
         ),
+        _parameter(
+            "connections-per-address",
+            None,
+            None,
+            "Connections of one address. Default: 1024, or a quarter of all; any number of private ones.",
+            int,
+        ),
+        _parameter(
+            "handshake-rate",
+            None,
+            None,
+            "Opening handshakes a second, an address a fifth. Default: 5000, and this machine's uncounted.",
+            float,
+        ),
+        _parameter(
+            "message-rate",
+            None,
+            None,
+            "Messages a second from one connection. Default: 200, and this machine's uncounted.",
+            float,
+        ),
+        _parameter("sessions-per-client", None, 100, "Sessions of one client id; of more, the longest left ends.", int),
+        _parameter("groups-per-session", None, 100, "Groups that one session may be in.", int),
+        _parameter("group-members", None, 5000, "Members of one group.", int),
         _parameter("max-message", None, 65_536, "The largest message taken, in bytes.", int),
         _parameter("handshake-timeout", None, 5.0, "Seconds that an opening handshake may take.", float),
         _parameter("grace", None, None, "Seconds that an absence goes unannounced. Default: 40.", float),
@@ -62,6 +88,9 @@ class Options(usage.Options):
         ["level0", None, None, f"Pages that open no session: {' or '.join(LEVEL0)}. Default: allow."],
         ["ai-url", None, None, "An OpenAI-compatible endpoint for onaichat; its key is HEARTBEAT_AI_KEY."],
         ["ai-model", None, None, "The model to ask there."],
+        ["auth-jwt", None, None, "Let in who shows a token (JWT) signed by a key of this file (JWK Set, PEM, secret)."],
+        ["auth-audience", None, None, "What the aud of a token must name. Default: a token must have none."],
+        ["auth-issuer", None, None, "What the iss of a token must be. Default: anything."],
         _parameter("trust-forwarded", None, 0, "How many proxies in front append to X-Forwarded-For.", int),
     ]
 
@@ -101,6 +130,12 @@ class Options(usage.Options):
                 interval=self["interval"],
                 beats=self["beats"],
                 max_connections=self["max-connections"],
+                connections_per_address=self["connections-per-address"],
+                handshake_rate=self["handshake-rate"],
+                message_rate=self["message-rate"],
+                sessions_per_client=self["sessions-per-client"],
+                groups_per_session=self["groups-per-session"],
+                group_members=self["group-members"],
                 message_limit=self["max-message"],
                 handshake_timeout=self["handshake-timeout"],
                 grace=self["grace"],
@@ -123,10 +158,23 @@ class Options(usage.Options):
             self["listen"] or [DEFAULT_LISTEN],
             self.settings,
             store=self._store(),
+            authenticator=self.authenticator,
             messages=self["messages"].split(",") if self["messages"] else (),
             ai={"url": self["ai-url"], "model": self["ai-model"], "key": os.environ.get("HEARTBEAT_AI_KEY")},
             reactor=reactor,
         )
+
+    @cached_property
+    def authenticator(self) -> Authenticator | None:
+        """Who judges tokens. Raises SettingError."""
+        if self["auth-jwt"] is None:
+            for option in ("auth-audience", "auth-issuer"):
+                if self[option] is not None:
+                    raise SettingError(option, self[option], "left out where there is no --auth-jwt")
+            return None
+        from heartbeat.tokens import SignedTokens  # noqa: PLC0415  # only whoever asks for it needs what it needs
+
+        return SignedTokens(self["auth-jwt"], audience=self["auth-audience"], issuer=self["auth-issuer"])
 
     def _store(self) -> SqliteStore | None:
         kind, _, path = self["store"].partition(":")
@@ -140,7 +188,13 @@ class Options(usage.Options):
 # So many objects more than went, and the garbage collector looks through the youngest; Python's own number is 700.
 _NEW_OBJECTS = 10_000
 
-_OPTION_OF = {"message_limit": "max-message", "origins": "origin"}
+_OPTION_OF = {
+    "message_limit": "max-message",
+    "origins": "origin",
+    "keyfile": "auth-jwt",
+    "audience": "auth-audience",
+    "issuer": "auth-issuer",
+}
 
 
 class _Launched(HeartbeatService):
