@@ -6,6 +6,7 @@ A stranger decides how often something is refused; he does not decide how long t
 from __future__ import annotations
 
 from collections import Counter
+from math import inf
 
 from twisted.logger import Logger
 
@@ -31,12 +32,12 @@ class Refusals:
     def refused(self, reason: str, peer: object, why: str, now: float) -> None:
         """Count one, at `now` (running seconds); the first of its kind is told of with its peer."""
         self.counts[reason] += 1
-        # Where nobody is connected no tick passes.
-        self.ticked(now)
-        quiet = self._quiet.get(reason)
-        if quiet is not None:
-            self._quiet[reason] = (quiet[0], quiet[1] + 1)
+        since, more = self._quiet.get(reason, (-inf, 0))
+        if now - since < QUIET:
+            self._quiet[reason] = (since, more + 1)
             return
+        # Where nobody is connected no tick has passed, and told of them.
+        self._tell(reason, more)
         self._quiet[reason] = (now, 0)
         _log.info("{peer}: {why}", peer=readable(peer), why=readable(why), reason=reason)
 
@@ -49,7 +50,11 @@ class Refusals:
                 del self._quiet[reason]
                 continue
             self._quiet[reason] = (now, 0)
-            _log.info("refused {count} more in the last minute: {reason}", count=more, reason=reason)
+            self._tell(reason, more)
+
+    def _tell(self, reason: str, more: int) -> None:
+        if more:
+            _log.info("refused {count} more since then: {reason}", count=more, reason=reason)
 
 
 def readable(text: object) -> str:

@@ -33,13 +33,13 @@ def test_once_a_minute_it_is_told_how_many_more_there_were(refusals, log):
     assert len(lines(log)) == 1
 
     refusals.ticked(10.0 + QUIET)
-    assert lines(log)[1:] == ["refused 3 more in the last minute: handshake_rate"]
+    assert lines(log)[1:] == ["refused 3 more since then: handshake_rate"]
 
     refusals.refused("handshake_rate", "192.0.2.1", "too many handshakes", 71.0)
     refusals.ticked(10.0 + 2 * QUIET)
     refusals.ticked(10.0 + 3 * QUIET)
     refusals.ticked(10.0 + 4 * QUIET)
-    assert lines(log)[2:] == ["refused 1 more in the last minute: handshake_rate"]
+    assert lines(log)[2:] == ["refused 1 more since then: handshake_rate"]
 
     refusals.refused("handshake_rate", "192.0.2.9", "too many handshakes", 1000.0)
     assert lines(log)[3:] == ["192.0.2.9: too many handshakes"]
@@ -67,3 +67,30 @@ def test_a_line_of_the_log_is_one_line_whatever_the_peer_is_called(refusals, log
     refusals.refused("protocol", "192.0.2.1\n2026-11-28 [heartbeat] all is well {x}", "bad\r\n{y}", 0.0)
 
     assert lines(log) == ["192.0.2.1\\n2026-11-28 [heartbeat] all is well {x}: bad\\r\\n{y}"]
+
+
+def test_where_nobody_is_connected_each_is_told_with_its_peer(refusals, log):
+    """No tick passes there: an hour later it is the first again, and those of the hour are told of before."""
+    refusals.refused("unauthorized", "192.0.2.1", "no token", 0.0)
+    refusals.refused("unauthorized", "192.0.2.2", "no token", 1.0)
+    refusals.refused("unauthorized", "192.0.2.3", "no token", 3600.0)
+    refusals.refused("unauthorized", "192.0.2.4", "no token", 7200.0)
+    refusals.refused("unauthorized", "192.0.2.5", "no token", 7300.0)
+
+    assert lines(log) == [
+        "192.0.2.1: no token",
+        "refused 1 more since then: unauthorized",
+        "192.0.2.3: no token",
+        "192.0.2.4: no token",
+        "192.0.2.5: no token",
+    ]
+
+
+def test_a_page_that_is_not_served_is_counted(serve, connect):
+    """By the close that it gets."""
+    factory = serve(level0="refuse")
+    page = connect().open()
+    page.say({"type": "ping"})
+
+    assert page.closed_with == 4401
+    assert factory.refused == {"unauthorized": 1}
