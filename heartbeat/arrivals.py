@@ -6,7 +6,6 @@ all others. So a crowd that connects and asks for nothing, or for nothing quickl
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import Any, Protocol
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -79,9 +78,9 @@ class Account:
         self.handshakes = handshakes
         self.messages = messages
 
-    def is_idle(self, now: float) -> bool:
-        """Whether nothing is lost when it is forgotten."""
-        return not self.connections and self.handshakes.is_rested(now) and self.messages.is_rested(now)
+    def is_rested(self, now: float) -> bool:
+        """Whether nothing of its past counts any more."""
+        return self.handshakes.is_rested(now) and self.messages.is_rested(now)
 
 
 class Arrivals:
@@ -101,6 +100,8 @@ class Arrivals:
         # Those who were told when to come back, and are not back.
         self._booked = Pace(rate, 0.0, 0.0)
         self._accounts: dict[str, Account] = {}
+        # Those from which nobody was left, in the order in which the last one went; somebody may have come since.
+        self._resting: dict[str, Account] = {}
         self._proxies: set[str] = set()
 
     @property
@@ -226,6 +227,10 @@ class Arrivals:
         if account is not None:
             account.connections -= 1
             arrival.account = None
+            if not account.connections:
+                # Behind those that went before.
+                self._resting.pop(account.name, None)
+                self._resting[account.name] = account
 
     def _account(self, name: str, now: float) -> Account:
         handshakes = max(1.0, self._handshakes.rate / _SHARE)
@@ -233,16 +238,14 @@ class Arrivals:
         return Account(name, Pace(handshakes, handshakes, now), Pace(messages, 2 * messages, now))
 
     def _forget_idle(self, now: float) -> None:
-        """Look at the next two addresses, whenever there is a new one, and forget those from which nobody is left.
-
-        So there are never many more of them than of those who are there, and nobody waits while all are looked at.
-        """
-        accounts = self._accounts
-        for name in tuple(islice(accounts, 2)):
-            account = accounts.pop(name)
-            if not account.is_idle(now):
-                # Behind all others.
-                accounts[name] = account
+        """Forget addresses from which nobody is left, and of whose past nothing counts any more."""
+        while self._resting:
+            name, account = next(iter(self._resting.items()))
+            if not account.connections:
+                if not account.is_rested(now):
+                    return
+                del self._accounts[name]
+            del self._resting[name]
 
     def _note_proxy(self, arrival: Arrival) -> None:
         """Say once of each proxy nearby that nobody trusts it; of a few, for who is near can have many addresses."""

@@ -220,7 +220,8 @@ class ServerSessions(Sessions):
         self._accounts.book(channel.accounts, -_cost(channel.session) - channel.booked)
         channel.booked = 0
         self._presence.release(client_id)
-        self._gone[sid] = channel.ended if channel.ended != "closed" else "unknown"
+        if channel.ended not in ("closed", "unknown"):
+            self._gone[sid] = channel.ended
         if len(self._gone) > _REMEMBERED:
             del self._gone[next(iter(self._gone))]
         self.tell(channel, error)
