@@ -82,7 +82,9 @@ def where_from(peer: object, head: bytes, trusted: int) -> tuple[str | None, Whe
     """
     forwarded = forwarded_for(head, trusted) if trusted else None
     if forwarded:
-        return place_of(forwarded)
+        name, where = place_of(forwarded)
+        # Nobody comes from here by a proxy: where there are fewer of them than are trusted, a stranger may write that.
+        return name, Where.FAR if where is Where.HERE else where
     if not isinstance(peer, IPv4Address | IPv6Address):
         return None, Where.HERE
     name, where = place_of(peer.host)

@@ -38,6 +38,9 @@ _STANDING_ROOM = 8
 _SHARE = 5
 _TALKERS = 50
 
+# An address owes so many seconds to the pace of its messages at most.
+_MOST_OWED = 5.0
+
 # Whoever waits for less is only on his way.
 _PATIENCE = 1.0
 
@@ -235,7 +238,8 @@ class Arrivals:
     def _account(self, name: str, now: float) -> Account:
         handshakes = max(1.0, self._handshakes.rate / _SHARE)
         messages = _TALKERS * message_rate(self._settings)
-        return Account(name, Pace(handshakes, handshakes, now), Pace(messages, 2 * messages, now))
+        # What one did who was closed for it, his neighbours are not to pay for.
+        return Account(name, Pace(handshakes, handshakes, now), Pace(messages, 2 * messages, now, _MOST_OWED))
 
     def _forget_idle(self, now: float) -> None:
         """Forget addresses from which nobody is left, and of whose past nothing counts any more."""

@@ -7,6 +7,7 @@ What only one of the ends does is in `ends`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from math import inf
 from typing import Any
@@ -53,6 +54,8 @@ __all__ = ["JUDGED", "PACED", "SHORT", "STUCK", "Edge"]
 
 #: Why nothing is read from a peer.
 STUCK, JUDGED, PACED = 1, 2, 4
+
+_SETTING = re.compile(r"\(setting (\w+)\)")
 
 # No connection lives to send so many messages.
 _UNCOUNTED = 1 << 62
@@ -423,7 +426,9 @@ class Edge:
         self.close(effect.code, effect.reason)
 
     def _close(self, effect: Close) -> None:
-        self.note(CloseCode(effect.code).name.lower().replace("_", "-"), f"closed: {effect.reason}")
+        setting = _SETTING.search(effect.reason)
+        reason = setting[1] if setting else CloseCode(effect.code).name.lower().replace("_", "-")
+        self.note(reason, f"closed: {effect.reason}")
         if effect.code in (CloseCode.GAP, CloseCode.BAD_ACK):
             self.broken()
         self.cut(effect.code, effect.reason)

@@ -77,6 +77,8 @@ class ServerEdge(Edge):
         if self.shared.arrivals.is_paced(self):
             self._pacing = Pacing(self.shared.settings, self.account, self.shared.ticker.running, self.now())
             self.left = 0
+            # What has been read is handled, however much is owed for it.
+            outbox.read_little(self.protocol.transport)
 
     def recount(self) -> bool:
         """More has come than was counted: read no more for a moment, if it came too fast."""
@@ -87,10 +89,12 @@ class ServerEdge(Edge):
         if own > OVER_PACE:
             self.note("message_rate", _TOO_FAST)
             self.cut(CloseCode.POLICY, _TOO_FAST)
-        elif owed and not self._held & PACED:
+        elif owed and self._held & PACED:
+            # The rest of what had been read already.
+            self._paced_until = max(self._paced_until, now + min(_PAUSE, owed))
+        elif owed:
             self.shared.refusals.counts["slowed-down"] += 1
             self._paced_until = now + min(_PAUSE, owed)
-            outbox.read_little(self.protocol.transport)
             self.hold(PACED)
             self._arm()
         return not self.dead
@@ -138,7 +142,8 @@ class ServerEdge(Edge):
         self._forget_plain()
         self._go_on()
         if resumed and self._pacing is not None:
-            self._pacing.credit(max(0, self._sent - channel.session.received))
+            replayed = self._sent - channel.session.received
+            self._pacing.credit(max(0, min(replayed, self.shared.settings.kept_limit)))
         self.adopt(channel, lambda: link.admitted(channel.session, self.now(), resumed=resumed, reason=reason))
 
     def named(self, client_id: str) -> None:

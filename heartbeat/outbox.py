@@ -14,6 +14,7 @@ from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.tcp import Server
+from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOProtocol
 
 __all__ = [
@@ -76,8 +77,9 @@ def write_at_once(transport: Any, frame: bytes) -> bool:
 def queued(transport: Any) -> int | None:
     """Bytes given to the transport that have not left this process."""
     total = 0
-    if isinstance(transport, TLSMemoryBIOProtocol):
-        total = sum(map(len, transport._appSendBuffer))
+    while isinstance(transport, ProtocolWrapper):
+        if isinstance(transport, TLSMemoryBIOProtocol):
+            total += sum(map(len, transport._appSendBuffer))
         if isinstance(transport, BufferingTLSTransport):
             total += sum(map(len, getattr(transport._aggregator, "_buffer", ())))
         transport = transport.transport
@@ -102,9 +104,8 @@ def unacknowledged(transport: Any) -> int | None:
 
 
 def read_little(transport: Any) -> None:
-    """Have no more than 4 KiB read from it at a time, of somebody who sends too much: Twisted reads 64 KiB."""
-    if isinstance(transport, TLSMemoryBIOProtocol):
-        transport = transport.transport
+    """Have no more than 4 KiB read from it at a time: Twisted reads 64 KiB, which may be thousands of messages."""
+    transport = _below(transport)
     if isinstance(transport, FileDescriptor):
         transport.bufferSize = _LITTLE
 
@@ -126,9 +127,15 @@ def bound_silence(transport: Any, seconds: float) -> bool:
     return True
 
 
-def _tcp_socket(transport: Any) -> socket.socket | None:
-    if isinstance(transport, TLSMemoryBIOProtocol):
+def _below(transport: Any) -> Any:
+    """The transport to the network, below TLS and what else there may be, as that of a proxy's protocol."""
+    while isinstance(transport, ProtocolWrapper):
         transport = transport.transport
+    return transport
+
+
+def _tcp_socket(transport: Any) -> socket.socket | None:
+    transport = _below(transport)
     handle = getattr(transport, "socket", None)
     if type(transport) is Server:
         # Its own word for it: to ask a socket for its family costs a microsecond.

@@ -5,23 +5,29 @@ Whoever is over his pace owes time. Nothing is refused here: the owner asks how 
 
 from __future__ import annotations
 
+from math import inf
+
 __all__ = ["Pace"]
 
 
 class Pace:
-    """`rate` a second, `burst` at once. Time is the owner's, in seconds, and does not run backwards."""
+    """`rate` a second, `burst` at once, and `most` seconds are owed at most.
 
-    __slots__ = ("_at", "_left", "burst", "rate")
+    Time is the owner's, in seconds, and does not run backwards.
+    """
 
-    def __init__(self, rate: float, burst: float, now: float) -> None:
+    __slots__ = ("_at", "_least", "_left", "burst", "rate")
+
+    def __init__(self, rate: float, burst: float, now: float, most: float = inf) -> None:
         self.rate = rate
         self.burst = burst
+        self._least = -most * rate
         self._left = burst
         self._at = now
 
     def take(self, now: float, count: float = 1) -> float:
         """So many have come: the seconds that are owed, 0 where they were within the pace."""
-        left = self._left = self._at_most(now) - count
+        left = self._left = max(self._least, self._at_most(now) - count)
         self._at = now
         return -left / self.rate if left < 0 else 0.0
 

@@ -131,7 +131,7 @@ def test_addresses_of_which_nothing_is_left_are_forgotten(arrivals):
         arrival = come(one, 1, f"198.{n >> 8 & 255}.{n & 255}.1", now=n / 100)[0]
         one.left(arrival)
 
-    assert one.addresses <= 2048
+    assert one.addresses <= 512
 
 
 # With the request.

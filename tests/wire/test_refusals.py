@@ -87,10 +87,10 @@ def test_where_nobody_is_connected_each_is_told_with_its_peer(refusals, log):
 
 
 def test_a_page_that_is_not_served_is_counted(serve, connect):
-    """By the close that it gets."""
+    """By the setting that says so."""
     factory = serve(level0="refuse")
     page = connect().open()
     page.say({"type": "ping"})
 
     assert page.closed_with == 4401
-    assert factory.refused == {"unauthorized": 1}
+    assert factory.refused == {"level0": 1}
