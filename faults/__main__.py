@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         help="only the rows that have this word in their cause, function or module; repeatable",
     )
     add("--times", type=int, default=1, metavar="N", help="so many runs, one table each (1)")
-    add("--jobs", type=int, default=6, metavar="N", help="so many rows side by side (6)")
+    add("--jobs", type=int, default=9, metavar="N", help="so many rows side by side (9)")
     add("--write", type=Path, metavar="FILE", help="put the table between the marks of this Markdown file")
     add("--list", action="store_true", help="only name the rows")
     return parser

@@ -7,17 +7,15 @@ back an hour stops the timers of every reactor that trusts it.
 from __future__ import annotations
 
 import json
-import socket
 import sys
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 from test_faults import SteppedClock
 
 from faults import SERVE
 from faults.lab import HERE, Event, Failed, Lab, Seen, Server, Told, fault, granted, now
-from faults.rows import LATE, QUICK, START, Trial, back_within, kept, ready, serve
+from faults.rows import LATE, QUICK, START, Trial, back_within, kept, newcomer, ready, serve
 
 __all__: list[str] = []
 
@@ -119,11 +117,9 @@ def _beats_on(client: Told, since: float) -> None:
 def _saw_the_step(server: Server, seconds: int) -> None:
     """Raises Failed where the server's clock has not stepped: the row would show nothing."""
     asked = now()
-    parts = urlsplit(server.url())
-    # No WebSocket: whatever becomes of it is a line in the log.
-    with socket.create_connection((parts.hostname, parts.port), timeout=LATE) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        said = server.first("line", since=asked, where=_time_of)
+    # Who joins is a line in its log.
+    newcomer(server.url())
+    said = server.first("line", since=asked, where=_time_of)
     off = (_time_of(said) - datetime.now(UTC)).total_seconds()
     # A log's time has whole seconds, and is some time old.
     if abs(off - seconds) > 1.9 + (now() - asked):

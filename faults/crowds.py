@@ -5,15 +5,27 @@ from __future__ import annotations
 import signal
 import socket
 import sys
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 from processes import BIN, LOOPBACK
 
 from faults.lab import HERE, Clients, Failed, Lab, Seen, Server, convictions, fault, now
-from faults.rows import DEFAULTS, LATE, START, Starved, back_within, crowd, is_there, kept, nothing_of, ready, serve
-from faults.storm import PING_FRAME
+from faults.rows import (
+    DEFAULTS,
+    LATE,
+    START,
+    Starved,
+    back_within,
+    crowd,
+    is_there,
+    kept,
+    newcomer,
+    nothing_of,
+    ready,
+    serve,
+)
 from heartbeat import Settings
 from heartbeat.core.backoff import Backoff
 
@@ -109,7 +121,7 @@ SURPLUS = 30
 
 
 class _Idle:
-    """Connections that were opened and say nothing; those that the server has dropped are opened again."""
+    """Connections that begin a request and never end it."""
 
     def __init__(self, lab: Lab, url: str) -> None:
         parts = urlsplit(url)
@@ -119,36 +131,18 @@ class _Idle:
     def come(self, count: int) -> None:
         for _ in range(count):
             connection = self._open.enter_context(closing(socket.create_connection(self._where, timeout=10.0)))
-            # The head of a request without an end.
-            connection.sendall(b"GET /ws HTTP/1.1\r\n")
+            # Who finds no file left is dropped at once, perhaps before this.
+            with suppress(OSError):
+                connection.sendall(b"GET /ws HTTP/1.1\r\n")
 
     def leave(self) -> None:
         self._open.close()
 
 
-def _newcomer(url: str) -> str:
-    """How somebody new is received: the head of the answer, and `pong` where his first beat is answered; or nothing."""
-    parts = urlsplit(url)
-    said = b""
-    try:
-        with socket.create_connection((parts.hostname, parts.port), timeout=10.0) as connection:
-            connection.sendall(
-                f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
-            )
-            connection.sendall(PING_FRAME)
-            while b"pong" not in said and (data := connection.recv(4096)):
-                said += data
-    except OSError:
-        # Dropped, with or without a word.
-        pass
-    return said.decode("latin-1")
-
-
 def _served_again(url: str, within: float) -> float:
     """The moment from which newcomers are served."""
     deadline = now() + within
-    while "pong" not in _newcomer(url):
+    while "pong" not in newcomer(url):
         if now() > deadline:
             raise Failed(f"a newcomer is not served {within:g} s after the crowd has left")
     return now()
@@ -169,7 +163,7 @@ def no_files(lab: Lab) -> Seen:
     crowded = now()
     idle.come(TOO_MANY)
     server.first("line", since=crowded, where=lambda event: "EMFILE" in event.detail["text"])
-    if _newcomer(server.url()):
+    if newcomer(server.url()):
         raise Failed("a newcomer was heard: there were files left")
     is_there(clients, now())
     left = now()
@@ -200,7 +194,7 @@ def no_room(lab: Lab) -> Seen:
     pages = crowd(lab, server.url(), room + SURPLUS)
     full = room - len(clients.names)
     pages.first("progress", timeout=START, where=lambda event: event.detail["open"] >= full)
-    refused = _newcomer(server.url())
+    refused = newcomer(server.url())
     if not refused.startswith("HTTP/1.1 503 ") or "Retry-After" not in refused:
         raise Failed(f"a newcomer was told: {refused}")
     taken = pages.events("progress")[-1].detail["open"] + len(clients.names)

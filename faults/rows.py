@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from faults.lab import HERE, Clients, Event, Failed, Lab, Ledger, Seen, Server, Told, convictions, now
+from faults.storm import PING_FRAME
 from heartbeat import Settings
 
 __all__ = [
@@ -22,6 +25,7 @@ __all__ = [
     "goes_on",
     "is_there",
     "kept",
+    "newcomer",
     "nothing_of",
     "ready",
     "serve",
@@ -56,6 +60,25 @@ def ready(*groups: Clients) -> None:
     """Wait until all are open, answered, and have got messages."""
     for clients in groups:
         clients.healthy(START)
+
+
+def newcomer(url: str) -> str:
+    """How somebody new is received: the head of the answer, and `pong` where his first beat is answered; or nothing."""
+    parts = urlsplit(url)
+    said = b""
+    try:
+        with socket.create_connection((parts.hostname, parts.port), timeout=10.0) as connection:
+            connection.sendall(
+                f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+            )
+            connection.sendall(PING_FRAME)
+            while b"pong" not in said and (data := connection.recv(4096)):
+                said += data
+    except OSError:
+        # Dropped, with or without a word.
+        pass
+    return said.decode("latin-1")
 
 
 def back_within(settings: Settings, attempts: int = 1) -> float:

@@ -90,6 +90,8 @@ def _no_constant(name: str) -> None:
 
 
 _slow = json.JSONDecoder(parse_constant=_no_constant)
+_plainly = json.JSONEncoder(ensure_ascii=False).encode
+_LONE = regex.compile("[\ud800-\udfff]")
 
 
 def encode(message: dict[str, Any]) -> bytes:
@@ -189,28 +191,30 @@ def _distinct(payload: bytes, message: dict[str, Any]) -> bool:
 
 
 def _rebuilt(payload: bytes, end: bytes, owned: frozenset[str]) -> bytes:
-    kept = {name: (raw, text) for name, raw, text in _members(payload) if name not in owned}
-    # As they stood, names too: an escape is six times as long as what it stands for.
-    theirs = ",".join(f"{raw}:{text}" for raw, text in kept.values())
+    kept = {name: text for name, text in _members(payload) if name not in owned}
+    theirs = ",".join(f"{_quoted(name)}:{text}" for name, text in kept.items())
     return b"{" + theirs.encode() + end
 
 
-def _members(payload: bytes) -> list[tuple[str, str, str]]:
-    """The members of an object that is known to be valid: each name, and its text and its value's as they stand."""
+def _quoted(name: str) -> str:
+    """A name as JSON; escaped is only what must be, for an escape may be three times as long as what it stands for."""
+    return _LONE.sub(lambda found: f"\\u{ord(found[0]):04x}", _plainly(name))
+
+
+def _members(payload: bytes) -> list[tuple[str, str]]:
+    """The members of an object that is known to be valid: each name, and its value's text as it stands."""
     text = payload.decode()
     found = []
     at = _skip(text, text.index("{") + 1)
     while text[at] != "}":
-        begin = at
         name, at = json.decoder.scanstring(text, at + 1)  # type: ignore[attr-defined]  # missing from typeshed
-        raw = text[begin:at]
         start = _skip(text, _skip(text, at) + 1)
         try:
             _, end = _slow.raw_decode(text, start)
         except RecursionError:
             # The fast library got a few levels deeper than this one can from here.
             raise PeerError("bad-json", "nested too deeply") from None
-        found.append((name, raw, text[start:end]))
+        found.append((name, text[start:end]))
         at = _skip(text, end)
         if text[at] == ",":
             at = _skip(text, at + 1)

@@ -259,7 +259,7 @@ def test_the_answer_is_the_text_received_with_ours_before_the_last_brace(ping, p
         ),
         (rb'{"type":"ping","status":0,"s":"\ud800"}', rb'{"type":"ping","s":"\ud800",%b}'),
         (rb'{"type":"ping","status":0,"\ud800":1}', rb'{"type":"ping","\ud800":1,%b}'),
-        ('{"type":"ping","status":0,"ü":"ü"}'.encode(), '{"type":"ping","\\u00fc":"ü",%b}'.encode()),
+        ('{"type":"ping","status":0,"ü":"ü"}'.encode(), '{"type":"ping","ü":"ü",%b}'.encode()),
     ],
 )
 def test_a_ping_that_holds_one_of_the_answerers_members_is_rebuilt_with_ours(ping, pong):
