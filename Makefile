@@ -14,12 +14,17 @@ BENCH_MODULES := benchmarks/node_modules
 OURS := $(filter Linux,$(shell uname))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all pictures bench lint format clean
+.PHONY: help run test test-all abuse faults soak fuzz conformance pictures bench lint format clean
 
 help:
 	@echo "make run       set up, and start a heartbeat server on this machine (OPTIONS=\"--interval 2\")"
 	@echo "make test      set up, and run the test suite (under 90 seconds)"
 	@echo "make test-all  everything: also what is slow, needs root, or system packages"
+	@echo "make faults    what breaks in the world, done to real programs, cause by cause: a table (five minutes; as root)"
+	@echo "make soak      2,000 clients under random faults for half an hour, and the simulation for ten minutes"
+	@echo "make fuzz      the fuzzers, for an hour (SECONDS=3600)"
+	@echo "make abuse     what strangers may try, over real sockets; parts of it do not hold yet"
+	@echo "make conformance  the Autobahn|Testsuite, whole (it needs CPython 2.7)"
 	@echo "make pictures  those of the live page in docs/images, taken anew (a few minutes)"
 	@echo "make bench     how fast we are, beside others (40 minutes), and what sessions cost (a minute)"
 	@echo "make lint      ruff, and mypy in its strict mode"
@@ -82,6 +87,25 @@ test-all: test $(NODE_MODULES)/made
 	$(if $(OURS),$(PYTEST) $(QUICK) --maxschedchunk 1 -p tests.on_heartbeat_reactor $(ON_REACTORS))
 	$(PYTEST) -m '(slow or faults) and not browser'
 	$(PYTEST) -n 6 --maxschedchunk 1 -m browser
+
+# The table of docs/reliability.md: the ranges over three runs.
+faults: $(VENV)/test
+	$(BIN)/python -m faults --times 3 --write docs/reliability.md
+
+soak: $(VENV)/test
+	$(BIN)/python -m tests.simulation --seconds 600
+	$(BIN)/python -m faults.soak
+
+SECONDS ?= 3600
+fuzz: $(VENV)/test
+	$(BIN)/python -m fuzz all --seconds $(SECONDS)
+
+# Not a part of test-all yet: with 10,000 hostile connections the others' pongs take too long.
+abuse: $(VENV)/test
+	$(PYTEST) tests/serve/abuse.py tests/simulation/checks.py tests/wire/fuzz_corpus.py
+
+conformance: $(VENV)/test
+	$(BIN)/python conformance/run.py --full
 
 # The pictures in docs/images, taken anew: each state of the live page, on a phone and on a desk, dark and light.
 pictures: $(VENV)/test $(NODE_MODULES)/made
