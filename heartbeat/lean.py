@@ -338,6 +338,11 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
             # What it looks up of TLS is looked up when somebody asks.
             self.onOpen()
 
+    def onMessageFrame(self, payload: list[bytes]) -> None:
+        """Autobahn's: a frame of a message is here, in the pieces that it arrived in; kept as one."""
+        if not self.failedByMe:
+            self.message_data.append(b"".join(payload))
+
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:  # noqa: FBT002  # Autobahn's
         """Autobahn's: bytes go out. Without a line for a log, formatted for nobody."""
         if sync or chopsize or self.send_queue or self.logOctets or self.state != _OPEN:

@@ -24,7 +24,7 @@ from heartbeat.mixin import Heartbeat, HeartbeatClientMixin, HeartbeatServerMixi
 
 __all__ = ["HeartbeatClientProtocol", "HeartbeatServerProtocol"]
 
-# So many pieces a message may come in, and one more for each KiB of it.
+# So many frames a message may come in, and one more for each 64 bytes of it.
 _FRAGMENTS = 4096
 
 
@@ -188,7 +188,7 @@ class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, LeanServerProtoc
             edge.left -= pieces - before
             if edge.left < 0:
                 edge.recount()
-        if pieces > _FRAGMENTS and not self.failedByMe:
+        if len(self.message_data) - self.message_data_total_length // 64 > _FRAGMENTS and not self.failedByMe:
             self._fail_connection(CloseCode.TOO_BIG, "a message in too many fragments")
 
     def sendHttpErrorResponse(

@@ -591,3 +591,18 @@ def test_what_breaks_the_protocol_closes_a_hosts_connection_too(guest, world, st
     world.advance(3)
     assert guest.ended is not None
     still_serves()
+
+
+@pytest.mark.parametrize("size", [8, 14, 536])
+def test_a_message_that_arrives_in_small_segments_is_one_message(serve, connect, size):
+    """In how many segments TCP delivers a frame is no doing of its sender's; nor do they count to his rate."""
+    factory = serve(message_rate=10.0)
+    page = connect().open()
+    text = frame(b'{"type":"note","text":"%s"}' % (b"x" * 60_000))
+    for at in range(0, len(text), size):
+        page.transport.write(text[at : at + size])
+    page.world.advance(1)
+
+    assert page.ended is None
+    assert [one["code"] for one in page.messages] == ["unknown-type"]
+    assert not {"message_rate", "slowed-down", "message_limit"} & factory.refused.keys()
