@@ -128,6 +128,7 @@ class Monitor:
         "_last_id",
         "_left",
         "_mark",
+        "_moved_at",
         "_ping_at",
         "_queued_at",
         "_unanswered_since",
@@ -163,6 +164,8 @@ class Monitor:
         self._unanswered_since: float | None = None
         # Where the ping in flight stands in our outgoing bytes; None: nothing was ahead of it.
         self._mark: int | None = None
+        # When something ahead of it was last seen to have arrived.
+        self._moved_at = now
         self._queued_at = now
         self._left = True
         self._delivered = 0
@@ -203,7 +206,7 @@ class Monitor:
         self._base = now + first_ping
         self._ping_at = self._base if pings else inf
         if self.state is State.WAITING:
-            self._deadline = now + self.timeout
+            self._allow(self.timeout, now)
 
     def hold(self, seconds: float, now: float) -> None:
         """Give the ping in flight so much time from now on: until now somebody else judged the link."""
@@ -334,33 +337,41 @@ class Monitor:
         flights[self._last_id] = (now, stalls)
         self.state = state
         self._heard = False
-        self._deadline = now + wait
         self._queued_at = now if since is None else since
         self._delivered = traffic.delivered
         self._left = traffic.written >= traffic.given
         patient = now - self._queued_at < self.timing.patience
         self._mark = traffic.given if patient and traffic.delivered < traffic.given else None
+        self._allow(wait, now)
         return self._last_id
+
+    def _allow(self, wait: float, now: float) -> None:
+        """Have the ping in flight answered within `wait` from now; behind bytes of ours it is looked after each tick.
+
+        For its deadline starts when these have arrived, and whoever looks later gives a dead peer that much more.
+        """
+        self._moved_at = now
+        self._deadline = now + (wait if self._mark is None else min(wait, self.timing.tick))
 
     def _held_up(self, now: float, traffic: Traffic) -> bool:
         """Whether the ping is still behind bytes of our own that are moving; if so, the deadline is put off."""
         if self._mark is None:
             return False
         wait = self.timing.probe if self.state is State.SUSPECT else self.timeout
-        if now - self._queued_at >= self.timing.patience:
+        if now - self._queued_at >= self.timing.patience or traffic.delivered > self._mark:
+            # It has arrived, or may as well have: it has its deadline from now, and no excuse after it.
             self._mark = None
-        elif not self._left:
-            if traffic.written <= self._mark:
-                self._deadline = now + self.timing.tick
-                return True
-            self._left = True
-        elif traffic.delivered > self._mark:
-            # It arrived since we last looked: one deadline more, and no excuse after it.
-            self._mark = None
-        elif traffic.delivered <= self._delivered:
-            return False
+        elif not self._left and traffic.written <= self._mark:
+            # What no kernel has taken yet shows nothing of the peer.
+            self._deadline = now + self.timing.tick
+            return True
+        elif self._left and traffic.delivered <= self._delivered:
+            due = self._moved_at + wait
+            self._deadline = min(now + self.timing.tick, due)
+            return now < due
+        self._left = True
         self._delivered = traffic.delivered
-        self._deadline = now + wait
+        self._allow(wait, now)
         return True
 
     def _ping(self, now: float, traffic: Traffic, stalls: int) -> Effects:
@@ -389,7 +400,7 @@ class Monitor:
             self._rest(now)
         else:
             self.state = State.WAITING
-            self._deadline = now + self.timeout
+            self._allow(self.timeout, now)
         return _NOTHING
 
     def _acknowledge(self, now: float, traffic: Traffic, stalls: int) -> Effects:

@@ -950,8 +950,17 @@ def behind(given, written, delivered):
     """A pinger whose ping went out at 6, behind what had been given to the transport by then."""
     monitor = pinger()
     assert monitor.check(6.0, Traffic(given, written, delivered), 0) == (SendPing(1),)
-    assert looks(monitor) == (WAITING, 12.0)
+    assert looks(monitor) == (WAITING, 12.0 if delivered == given else 6.2)
     return monitor
+
+
+def looked_after(monitor, traffic, until):
+    """Looked at whenever it wants to be, with this traffic; returns when it first had something to say, if it had."""
+    while monitor.next_at < until - 1e-9:
+        now = monitor.next_at
+        if monitor.check(now, traffic, 0):
+            return now
+    return None
 
 
 def test_a_ping_with_nothing_ahead_of_it_is_judged_at_its_deadline():
@@ -963,7 +972,8 @@ def test_a_ping_with_nothing_ahead_of_it_is_judged_at_its_deadline():
 def test_a_ping_behind_bytes_that_no_kernel_takes_is_judged_at_its_deadline():
     monitor = behind(1000, 1000, 100)
 
-    assert monitor.check(12.0, Traffic(1020, 1020, 100), 0) == (Confirm(),)
+    assert looked_after(monitor, Traffic(1020, 1020, 100), inf) == 12.0
+    assert monitor.confirm(12.0, Traffic(1020, 1020, 100), 0) == (SendProbe(2),)
 
 
 def test_a_deadline_starts_when_the_ping_has_left_our_buffer():
@@ -975,37 +985,58 @@ def test_a_deadline_starts_when_the_ping_has_left_our_buffer():
     assert monitor.check(12.2, Traffic(1020, 1000, 1000), 0) == ()
     assert looks(monitor) == (WAITING, 12.2 + 0.2)
 
-    # It has left, and may take its 6 s from here.
+    # It has left, and may take its 6 s from here: still looked at, for it has not arrived.
     assert monitor.check(13.0, Traffic(1020, 1020, 1000), 0) == ()
-    assert looks(monitor) == (WAITING, 19.0)
-    assert monitor.check(19.0, Traffic(1020, 1020, 1000), 0) == (Confirm(),)
+    assert looks(monitor) == (WAITING, 13.2)
+    assert looked_after(monitor, Traffic(1020, 1020, 1000), inf) == 19.0
+
+
+def test_a_ping_that_leaves_and_arrives_between_two_looks_has_its_deadline_from_the_second():
+    monitor = behind(1000, 200, 200)
+
+    assert monitor.check(6.2, Traffic(1020, 1020, 1020), 0) == ()
+    assert looks(monitor) == (WAITING, 12.2)
+    assert monitor.check(12.2, Traffic(9000, 9000, 8000), 0) == (Confirm(),)
 
 
 def test_while_the_peers_kernel_takes_what_was_ahead_the_deadline_is_put_off():
     monitor = behind(1000, 1000, 100)
 
-    assert monitor.check(12.0, Traffic(1020, 1020, 400), 0) == ()
-    assert looks(monitor) == (WAITING, 18.0)
-    assert monitor.check(18.0, Traffic(1020, 1020, 401), 0) == ()
-    assert looks(monitor) == (WAITING, 24.0)
+    assert looked_after(monitor, Traffic(1020, 1020, 100), 11.7) is None
+    assert monitor.check(11.8, Traffic(1020, 1020, 400), 0) == ()
+    assert looked_after(monitor, Traffic(1020, 1020, 400), 17.5) is None
+    assert monitor.check(17.6, Traffic(1020, 1020, 401), 0) == ()
 
     # No progress in all that time.
-    assert monitor.check(24.0, Traffic(1020, 1020, 401), 0) == (Confirm(),)
-    assert monitor.confirm(24.0, Traffic(1020, 1020, 401), 0) == (SendProbe(2),)
+    assert looked_after(monitor, Traffic(1020, 1020, 401), inf) == pytest.approx(23.6)
+    assert monitor.confirm(23.6, Traffic(1020, 1020, 401), 0) == (SendProbe(2),)
 
 
-def test_once_it_has_arrived_there_is_one_deadline_more_and_no_excuse_after_it():
+def test_who_dies_with_little_on_its_way_is_found_as_soon_as_one_with_nothing_on_its_way():
+    """A message was not acknowledged yet as the ping went out, and was a moment later: no excuse for seconds."""
+    monitor = behind(1000, 1000, 900)
+
+    assert monitor.check(6.2, Traffic(1020, 1020, 1020), 0) == ()
+    assert looked_after(monitor, Traffic(1020, 1020, 1020), inf) == 12.2
+    assert monitor.confirm(12.2, Traffic(1020, 1020, 1020), 0) == (SendProbe(2),)
+    assert looked_after(monitor, Traffic(1040, 1040, 1020), inf) == pytest.approx(15.2)
+    assert monitor.confirm(15.2, Traffic(1040, 1040, 1020), 0) == (Convict("silent"),)
+    assert TIMING.pinging_bound > 15.2
+
+
+def test_once_it_has_arrived_there_is_no_excuse_after_it():
     monitor = behind(1000, 1000, 100)
 
-    assert monitor.check(12.0, Traffic(1020, 1020, 1020), 0) == ()
-    assert looks(monitor) == (WAITING, 18.0)
+    assert looked_after(monitor, Traffic(1020, 1020, 100), 11.7) is None
+    assert monitor.check(11.8, Traffic(1020, 1020, 1020), 0) == ()
+    assert looks(monitor) == (WAITING, 17.8)
 
-    assert monitor.check(18.0, Traffic(5000, 5000, 4000), 0) == (Confirm(),)
+    assert monitor.check(17.8, Traffic(5000, 5000, 4000), 0) == (Confirm(),)
 
 
 def test_bytes_of_our_own_are_an_excuse_for_as_long_as_the_patience_lasts():
     monitor = behind(1000, 0, 0)
-    now = 12.0
+    now = 6.2
     while now < 65.9:
         assert monitor.check(now, Traffic(1020, int(now), int(now)), 0) == ()
         assert looks(monitor) == (WAITING, pytest.approx(now + 0.2))
@@ -1030,13 +1061,25 @@ def test_a_probe_behind_bytes_of_our_own_gets_a_probes_time():
     monitor = waiting()
     monitor.check(12.0, QUIET, 0)
     assert monitor.confirm(12.0, Traffic(1000, 0, 0), 0) == (SendProbe(2),)
+    assert looks(monitor) == (SUSPECT, 12.2)
 
     assert monitor.check(15.0, Traffic(1020, 500, 500), 0) == ()
     assert looks(monitor) == (SUSPECT, 15.2)
     assert monitor.check(15.2, Traffic(1020, 1020, 500), 0) == ()
-    assert looks(monitor) == (SUSPECT, 18.2)
-    assert monitor.check(18.2, Traffic(1020, 1020, 500), 0) == (Confirm(),)
+    assert looked_after(monitor, Traffic(1020, 1020, 500), inf) == 18.2
     assert monitor.confirm(18.2, Traffic(1020, 1020, 500), 0) == (Convict("silent"),)
+
+
+def test_a_ping_behind_bytes_of_our_own_is_looked_after_too_when_a_suspicion_ends():
+    monitor = waiting()
+    monitor.check(12.0, QUIET, 0)
+    monitor.confirm(12.0, Traffic(1000, 0, 0), 0)
+
+    monitor.heard(14.0)
+    assert looks(monitor) == (WAITING, 14.2)
+    assert monitor.check(14.2, Traffic(1020, 1020, 1020), 0) == ()
+    assert looks(monitor) == (WAITING, 20.2)
+    assert monitor.check(20.2, Traffic(1020, 1020, 1020), 0) == (SendPing(3),)
 
 
 def test_the_patience_counts_once_for_a_ping_and_the_probe_that_follows_it():
@@ -1062,9 +1105,8 @@ def test_a_ping_behind_bytes_of_our_own_is_not_written_off_either():
     assert monitor.check(12.0, Traffic(1020, 500, 500), 0) == ()
     assert looks(monitor) == (WAITING, 12.2)
 
-    monitor.check(12.2, Traffic(1020, 1020, 1020), 0)
-    assert monitor.check(18.2, Traffic(1020, 1020, 1020), 0) == ()
-    assert monitor.check(24.2, Traffic(1020, 1020, 1020), 0) == (SendPing(2),)
+    assert monitor.check(12.2, Traffic(1020, 1020, 1020), 0) == ()
+    assert monitor.check(18.2, Traffic(1020, 1020, 1020), 0) == (SendPing(2),)
 
 
 # Whatever happens

@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 
 import { HeartbeatClient, SessionFull, Unconfirmed } from "../../heartbeat/web/static/heartbeat.js";
-import { Exchange, comes_back } from "./exchange.js";
+import { Exchange, comes_back, onopen, ping } from "./exchange.js";
 import { Browser, settle } from "./fakes.js";
 
 describe("what is no option is named in one sentence, and nothing is begun", () => {
@@ -45,6 +45,25 @@ describe("what is no option is named in one sentence, and nothing is begun", () 
         await talk.follow(["opens"]);
         assert.equal(`${talk.socket.url}`, `${url}`);
         assert.deepEqual(talk.socket.protocols, ["a.example"]);
+        await talk.end();
+    });
+});
+
+describe("a token", () => {
+    test("that is a function is asked anew for each connection", async () => {
+        let made = 0;
+        const [again, first_ping] = comes_back(1);
+        const talk = new Exchange({ options: { token: () => `token ${++made}` } });
+        await talk.follow([onopen(null, { token: "token 1" }), ping(1)]);
+        await talk.follow([
+            ["opened", {}],
+            "answered",
+            "is lost",
+            ["advance", 1000],
+            ["->", { ...again[1], token: "token 2" }],
+            first_ping,
+        ]);
+        assert.equal(made, 2);
         await talk.end();
     });
 });

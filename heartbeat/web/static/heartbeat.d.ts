@@ -81,9 +81,9 @@ export interface Transport {
 }
 
 export interface Options {
-    /** Who to say we are, and by what right. */
+    /** Who to say we are, and by what right; a function is asked anew for each connection, as for a token that expires. */
     client_id?: string;
-    token?: string;
+    token?: string | (() => string);
     /** Wishes to a server that declares the timing, settings with one that does not. An interval is at least 100 ms. */
     beats?: "client" | "server" | "both" | "none";
     interval_ms?: number;

@@ -91,7 +91,6 @@ export function Monitor(timing, watches, at) {
     let written_off = 0;
     // Where the ping in flight stands in our outgoing bytes; null: nothing was ahead of it.
     let mark = null;
-    let left = true;
     // id: [sent at, stalls of ours so far]
     const flights = new Map();
 
@@ -101,7 +100,8 @@ export function Monitor(timing, watches, at) {
         const [low, high] = timeout_ms;
         return self.rtt_ms === null ? high : min(high, max(low, self.srtt + max(tick_ms, 4 * self.rttvar)));
     };
-    const hold = (ms) => (deadline = at.now + ms);
+    /** An answer is due so much later; behind bytes of ours the ping is looked after each tick until it has left. */
+    const hold = (ms) => (deadline = at.now + (mark === null ? ms : min(ms, self.timing.tick_ms)));
     const note = () => {
         self.heard_at = at.now;
         heard = true;
@@ -121,10 +121,9 @@ export function Monitor(timing, watches, at) {
         flights.set(id, [now, stalls]);
         self.state = state;
         heard = false;
-        hold(wait);
         queued_at = since;
-        left = at.written >= given;
-        mark = left || now - since >= self.timing.patience_ms ? null : given;
+        mark = at.written >= given || now - since >= self.timing.patience_ms ? null : given;
+        hold(wait);
         return [what, id];
     };
     const ping = (what = "ping") => ask(what, "waiting", timeout());
@@ -146,12 +145,9 @@ export function Monitor(timing, watches, at) {
     /** Whether the ping is still behind bytes of our own that are moving; if so, the deadline is put off. */
     const held_up = () => {
         if (mark === null) return false;
-        const { patience_ms, tick_ms, probe_ms } = self.timing;
-        const patient = at.now - queued_at < patience_ms && !left;
-        if (patient && at.written <= mark) return hold(tick_ms);
-        // It has left: a deadline from now, one more if the first is missed, and no excuse after it.
-        if (patient) left = true;
-        else mark = null;
+        const { patience_ms, probe_ms } = self.timing;
+        // It has left, or may as well have: it has its deadline from now, and no excuse after it.
+        if (at.now - queued_at >= patience_ms || at.written > mark) mark = null;
         return hold(self.state === "suspect" ? probe_ms : timeout());
     };
 
@@ -589,7 +585,8 @@ export class HeartbeatClient {
                 session: sid && { sid, epoch, last: tell(), sent: session.reached, try: session.attempt },
                 // It was given that id, perhaps because the one it claimed was not honoured; it is whose the session is.
                 client_id: sid && (!o.client_id || /^c-/.test(was)) ? was : o.client_id,
-                token: o.token,
+                // One that expires is made anew for each attempt.
+                token: o.token?.call ? o.token() : o.token,
             });
             // The opening goes out with the ping, and is nothing that it would have to wait behind.
             t.written = t.given;
