@@ -45,8 +45,6 @@ class Process:
         self.stopped = None
         self.next_seq = {}
         self.busy = set()
-        # The timers of handlers that take their time.
-        self._at_work = set()
         self.store = store_of(self, disk)
         self._own_wall = machine.stock
         # Until its ticker is made, all clocks are one.
@@ -73,14 +71,20 @@ class Process:
         return self.world.settings.close_timeout + 2 * self.world.settings.tick + 8 * self.world.slowness
 
     def has_stopped(self):
-        """Whether it has, as it should: in time, and with nothing left. Its handlers may be at work all the same."""
+        """Whether it has, as it should: in time, and with nothing left."""
         claim, asked_at = self.world.claim, self._asked_at
         stood, _ = self.machine.stood(asked_at, self.world.now, timers=True)
         claim(self.stopped or self.world.now - asked_at - stood <= self.patience + 0.01, self.name, "never stops")
         if not self.stopped:
             return False
-        shared, calls = self.shared, [call for call in self.machine.calls if call not in self._at_work]
-        left = [*calls, *shared.ticker.alarms, *shared.ticker.wheel._slots, *shared.edges, *shared.sessions.channels]
+        shared = self.shared
+        left = [
+            *self.machine.calls,
+            *shared.ticker.alarms,
+            *shared.ticker.wheel._slots,
+            *shared.edges,
+            *shared.sessions.channels,
+        ]
         claim(not left, self.name, "has stopped, and has", *left)
         return True
 
@@ -116,16 +120,17 @@ class Process:
         self.busy.add(handling.sid)
         later = Deferred()
 
-        def finish():
-            self._at_work.discard(call)
+        def finish(_):
+            if self.ended:
+                return
             self.busy.discard(handling.sid)
             try:
                 later.callback(self._finished(handling, key, reply, fails))
             except Intended:
                 later.errback()
 
-        call = self.machine.callLater(mood["longest"] * chance.random() ** 3, finish)
-        self._at_work.add(call)
+        # It waits for somebody else: a timer of its own would go by the reactor's clock, which may be the wall's.
+        world.later(mood["longest"] * chance.random() ** 3, lambda _: self.machine.deliver(finish, None))
         return later
 
     def _finished(self, handling, key, reply, fails):

@@ -239,6 +239,10 @@ class Ledger:
                 known = head.handled
                 world.claim(stream.confirmed <= known, "confirmed were", stream.confirmed, "and on the disk are", known)
             stream.finished = min(stream.finished, head.handled)
+        for key in kept:
+            if type(key) is int and self.messages[key].state == "failed":
+                # It died before the end of the session, of which it had told, was on the disk.
+                self.messages[key].state = "kept"
         for number, message in process.open.items():
             message.channel = None
             if number in kept:

@@ -19,8 +19,13 @@ class _Troubles:
         """Seconds, up to one of these."""
         return self.chance.choice(longest) * self.chance.random()
 
-    def _in_a_write(self, process, then):
-        """Now, or when it next writes something."""
+    def _in_a_write(self, process, dies):
+        """Have it die: now, or when it next writes something, unless all has come to rest by then."""
+
+        def then():
+            if not (process.ended or process.machine.paused or self.world.weather.is_calm):
+                dies(process)
+
         if isinstance(process.store, DiskStore) and self.chance.random() < 0.7:
             process.store.when_busy(then)
         else:
@@ -142,6 +147,8 @@ class ClientsTroubles(_Troubles):
 
     def step(self, device):
         """Somebody sets its wall clock."""
+        if device.machine.paused:
+            return False
         device.machine.step_clock(self.chance.choice(STEPS))
         return True
 
@@ -152,17 +159,17 @@ class ClientsTroubles(_Troubles):
         process = device.process
         if process is None or device.machine.paused or device.is_copied:
             return False
-        self._in_a_write(process, lambda: self._die(device, process, silently=silently))
+        self._in_a_write(process, lambda _: self._die(device, silently=silently))
         return True
 
     def vanish(self, device):
         """The same with all of its machine."""
         return self.crash(device, silently=True)
 
-    def _die(self, device, process, *, silently):
-        if process is not device.process or device.machine.paused or device.is_copied:
+    def _die(self, device, *, silently):
+        if device.is_copied:
             return
-        process.kill(late=self.chance.random() < 0.5)
+        device.process.kill(late=self.chance.random() < 0.5)
         self.world.vanish(device.machine, silently=silently)
         device.is_over()
         self.world.later(self._some(0.1, 5.0, 100.0), device.start)
@@ -227,8 +234,7 @@ class ServersTroubles(_Troubles):
 
     def crash(self, *, silently=False):
         """It is killed, and the next one begins with its store; `silently`: so is its machine."""
-        server = self.world.server
-        self._in_a_write(server, lambda: self._die(server, silently=silently))
+        self._in_a_write(self.world.server, lambda server: self._die(server, silently=silently))
 
     def off(self):
         """The same with all of its machine."""
@@ -236,7 +242,7 @@ class ServersTroubles(_Troubles):
 
     def _die(self, server, *, silently):
         world = self.world
-        if server is not world.server or world.server_machine.paused or not server.listens:
+        if not server.listens:
             return
         server.kill(late=self.chance.random() < 0.5)
         world.vanish(world.server_machine, silently=silently)

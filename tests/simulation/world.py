@@ -48,6 +48,7 @@ class World:
     def __init__(self, seed, *, clients=CLIENTS, life=A_LIFE):
         self.seed = seed
         self.life = life
+        self._clients = clients
         self.chance = chance = random.Random(f"world {seed}")
         self.heap = []
         self.order = 0
@@ -187,11 +188,17 @@ class World:
             self.problem = Finding(self._said(" ".join(map(str, what))))
             raise self.problem
 
+    @property
+    def _options(self):
+        """What to say besides, to see it again, where it is not as usual."""
+        life = "" if self.life == A_LIFE else f" --life {self.life:g}"
+        return life if self._clients == CLIENTS else f"{life} --clients {self._clients}"
+
     def _said(self, what):
         story = "\n  ".join(" ".join(map(str, one)) for one in self.story)
         return (
             f"seed {self.seed} at {self.now:.3f} s: {what}\n"
-            f"again by: python -m tests.simulation --seed {self.seed}\n  {story}"
+            f"again by: python -m tests.simulation --seed {self.seed}{self._options}, digest {self.digest}\n  {story}"
         )
 
     def _tell(self):

@@ -45,13 +45,13 @@ def test_what_was_once_found_is_mended(found):
     assert World(found["seed"], life=found["life"]).run().problem is None
 
 
-def test_a_few_worlds_live_for_ten_minutes_and_every_promise_holds():
+def test_a_few_worlds_live_for_six_minutes_and_every_promise_holds():
     worlds = Worlds()
-    for seed in range(6):
-        worlds.live(seed, life=600.0)
+    for seed in range(5):
+        worlds.live(seed, life=360.0)
 
-    assert worlds.round_trips > 5000
-    assert worlds.handled > 1000
+    assert worlds.round_trips > 3000
+    assert worlds.handled > 500
     assert worlds.nearest <= 0
 
 
@@ -73,31 +73,33 @@ def test_worlds_live_on_and_every_promise_holds():
 
 
 def test_a_seed_lives_the_same_life_again():
-    one, other = (World(7, life=200.0).run() for _ in range(2))
+    one, other = (World(7, life=100.0).run() for _ in range(2))
 
     assert one.digest == other.digest
     assert (one.now, one.seen, one.ledger.handlings) == (other.now, other.seen, other.ledger.handlings)
-    assert one.digest != World(8, life=200.0).run().digest
+    assert one.digest != World(8, life=100.0).run().digest
 
 
 def test_nor_does_it_matter_how_python_hashes():
     def digest(hashed):
-        command = [sys.executable, "-m", "tests.simulation", "--seed", "5", "--life", "120"]
+        command = [sys.executable, "-m", "tests.simulation", "--seed", "5", "--life", "60"]
         environment = os.environ | {"PYTHONHASHSEED": hashed}
         ran = subprocess.run(
             command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120, check=True
         )
         return ran.stdout.splitlines()[0]
 
-    assert digest("1") == digest("2")
-    assert "digest" in digest("3")
+    one = digest("1")
+
+    assert "digest" in one
+    assert digest("2") == one
 
 
 @pytest.mark.parametrize("seed", [1, 3])
 def test_ticks_that_are_made_up_for_are_the_same_as_ticks_that_come(seed):
-    made_up = World(seed, life=300.0).run()
+    made_up = World(seed, life=120.0).run()
     with patch.object(Machine, "makes_up", False):
-        came = World(seed, life=300.0).run()
+        came = World(seed, life=120.0).run()
 
     assert (made_up.round_trips, made_up.seen) == (came.round_trips, came.seen)
     assert made_up.ledger.handlings == came.ledger.handlings
@@ -109,7 +111,18 @@ def test_a_finding_says_how_to_see_it_again():
         World(0, life=100.0).run()
 
     assert "seed 0 at " in str(found.value)
-    assert "python -m tests.simulation --seed 0" in str(found.value)
+    assert "again by: python -m tests.simulation --seed 0 --life 100, digest " in str(found.value)
+
+
+def test_a_finding_is_found_again():
+    """At the same moment, by the same way."""
+
+    def find():
+        with MUTANTS["the counts keep who is gone"](), pytest.raises(Finding) as found:
+            World(0, life=100.0).run()
+        return str(found.value)
+
+    assert find() == find()
 
 
 @pytest.mark.slow
