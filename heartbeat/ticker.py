@@ -151,8 +151,8 @@ class Ticker:
             self._turn = self.reactor.callLater(0, self._turned)
 
     def poke(self) -> None:
-        """Set every timer of ours anew: the reactor's clock has jumped, and they lie an hour ahead."""
-        if self._users == 0:
+        """Set every timer of ours anew, if the reactor's clock has jumped, and they lie an hour ahead."""
+        if self._users == 0 or self._is_about_to_tick():
             return
         _log.warn("the system clock stepped back: {count} timer(s) set anew", count=1 + len(self.alarms))
         if self._loop.running:
@@ -163,6 +163,11 @@ class Ticker:
             self._turn = self.reactor.callLater(0, self._turned)
         for alarm in tuple(self.alarms):
             alarm.set_anew()
+
+    def _is_about_to_tick(self) -> bool:
+        # Whoever was merely blocked, or had to wait for the processor, has a tick to make up for.
+        call = self._loop.call
+        return call is not None and call.getTime() - self.reactor.seconds() <= 2 * self._tick
 
     def _start(self) -> None:
         # The first tick comes a tick from now: nothing can be due before.

@@ -21,7 +21,7 @@ class Watched(Protocol):
     ticked_at: float
 
     def poke(self) -> None:
-        """Called in the reactor's thread when the tick fails to come."""
+        """Called in the reactor's thread when the tick fails to come, or came late."""
         ...
 
 
@@ -72,7 +72,7 @@ def _run() -> None:
         poked = {ticker: poked[ticker] for ticker in tickers if ticker in poked}
         for ticker in tickers:
             ticked_at = ticker.ticked_at
-            # Once for each tick that fails to come: a reactor that is merely blocked gets one needless poke.
+            # Once for each tick that fails to come. A reactor may merely be blocked: the ticker finds out for itself.
             if late(ticked_at, time.monotonic()) and poked.get(ticker) != ticked_at:
                 poked[ticker] = ticked_at
                 ticker.reactor.callFromThread(ticker.poke)

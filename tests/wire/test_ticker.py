@@ -442,6 +442,32 @@ def test_a_step_back_buries_all_timers_until_they_are_set_anew(stepping, log):
     assert any("the system clock stepped back" in event["log_format"] for event in log if event.get("log_format"))
 
 
+def test_a_reactor_that_was_merely_blocked_is_told_of_no_step(stepping, log):
+    """The poke comes before the tick that is due, as calls of other threads do."""
+    clock, ticker, rung = stepping
+    clock.rightNow += 3
+    calls = clock.getDelayedCalls()
+    assert watchdog.late(ticker.ticked_at, clock.monotonic())
+
+    ticker.poke()
+
+    assert clock.getDelayedCalls() == calls
+    assert not [event for event in log if "stepped back" in (event.get("log_format") or "")]
+    pump(clock, 5)
+    assert rung == [pytest.approx(5, abs=2 * TICK)]
+
+
+def test_a_reactor_that_was_blocked_while_its_clock_stepped_back_is_revived(stepping):
+    clock, ticker, rung = stepping
+    clock.rightNow += 3
+    clock.step(-3600)
+
+    ticker.poke()
+    pump(clock, 5)
+
+    assert len(rung) == 1
+
+
 def test_a_poke_that_comes_too_late_does_nothing(clock):
     ticker = Ticker(clock, TICK)
     ticker.enter()
