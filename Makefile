@@ -64,7 +64,7 @@ run: $(VENV)/run
 	@echo
 	@exec $(BIN)/twistd $(if $(OURS),--reactor=heartbeat) -n --pidfile= heartbeat --messages chat,group $(OPTIONS)
 
-# What is quick runs in two processes; what is slow measures, stalls and kills, and has the machine to itself. The tests
+# What is quick runs in two processes; what measures, stalls and kills has the machine to itself. The tests
 # in a browser wait for most of their time, some of them for three minutes: these begin, and the others run beside them.
 PYTEST := $(BIN)/python -m pytest
 QUICK := -n 2 -m 'not slow and not faults and not browser'
@@ -81,11 +81,15 @@ DOCUMENTS := tests/serve/test_docs.py tests/serve/test_examples.py tests/serve/t
 ON_REACTORS := $(filter-out $(DOCUMENTS),$(shell grep -lE 'internet import .*reactor|pytest_twisted|import .*twistd' \
 	tests/wire/test_*.py tests/serve/test_*.py))
 
+# Of what is slow, that which only has much to do, and does not mind who else is at work. The rest measures, stalls and kills.
+COMPUTE := tests/core tests/wire tests/simulation tests/serve/test_package.py
+
 test-all: test $(NODE_MODULES)/made
 	$(PYTEST) $(QUICK) --dist loadfile --plain-path tests/wire tests/serve $(DOCUMENTS:%=--ignore=%)
 	$(PYTEST) $(QUICK) --maxschedchunk 1 --reactor=asyncio $(ON_REACTORS)
 	$(if $(OURS),$(PYTEST) $(QUICK) --maxschedchunk 1 -p tests.on_heartbeat_reactor $(ON_REACTORS))
-	$(PYTEST) -m '(slow or faults) and not browser'
+	$(PYTEST) -n 2 --dist worksteal -m 'slow or faults' $(COMPUTE)
+	$(PYTEST) -m '(slow or faults) and not browser' $(COMPUTE:%=--ignore=%)
 	$(PYTEST) -n 6 --maxschedchunk 1 -m browser
 
 # The table of docs/reliability.md: the ranges over three runs.
@@ -135,4 +139,5 @@ format: $(VENV)/lint
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(NODE_MODULES) $(BENCH) $(BENCH_MODULES) benchmarks/build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) $(NODE_MODULES) $(BENCH) $(BENCH_MODULES) .venv-conformance .venv-fuzz .venv-3.* .fuzz \
+		benchmarks/build conformance/build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
