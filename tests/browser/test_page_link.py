@@ -53,7 +53,7 @@ def test_offline_for_20_s_is_suspected_convicted_and_mended_and_nothing_is_lost(
     assert sorted(page.ask("page.handled")) == list(range(1, sent + 1))
     assert page.ask("page.failed") == []
     events = page.events()
-    # The browser lets a straggler through as it goes offline, or is busy before: then a suspicion ends, and comes again.
+    # A straggler that is let through as the browser goes offline ends a suspicion, which comes again.
     while events[1:3] == ["suspect", "waiting"]:
         del events[1:3]
     assert events[:4] == ["open", "suspect", "dead", "reconnecting"]
