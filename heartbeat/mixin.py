@@ -1,8 +1,8 @@
 """A heartbeat for Autobahn protocols that an application already has.
 
 The mixins intercept where Autobahn calls itself (`_onOpen`, `_onMessage`, `_onPong`, `_onClose`,
-`dataReceived`, `consumeData`), so that a host's `onOpen`, `onMessage` and `onClose` need no `super()`. They have no
-`__init__` and keep one private attribute. They never answer what is not theirs.
+`dataReceived`, `consumeData`, `onFrameEnd`), so that a host's `onOpen`, `onMessage` and `onClose` need no `super()`.
+They have no `__init__` and keep one private attribute. They never answer what is not theirs.
 """
 
 from __future__ import annotations
@@ -160,6 +160,13 @@ class Heartbeat:
             if self.inside_message:  # type: ignore[attr-defined]  # Autobahn's
                 self._heartbeat_in_pieces()
 
+    def onFrameEnd(self) -> bool | None:
+        """Autobahn's: a frame is complete, and is taken; False where nothing that stands behind it is to be parsed."""
+        goes_on: bool | None = super().onFrameEnd()  # type: ignore[misc]  # Autobahn's
+        edge = self._heartbeat
+        # What arrives in the next chunk is not looked at either.
+        return False if edge is not None and edge.dead else goes_on
+
     def _onOpen(self) -> None:
         edge = self._heartbeat
         if self.is_closed.called if edge is None else edge.over:  # type: ignore[attr-defined]  # Autobahn's
@@ -273,13 +280,14 @@ class Heartbeat:
             edge.shared.sessions.commit(handling.settle())
             return
         result.addCallback(lambda _: edge.shared.sessions.commit(handling.settle()))
-        result.addErrback(self._heartbeat_refused, handling)
+        result.addErrback(self._heartbeat_refused, handling, message["type"])
         result.addErrback(self._heartbeat_failed)
 
-    def _heartbeat_refused(self, failure: Failure, handling: Handling) -> None:
+    def _heartbeat_refused(self, failure: Failure, handling: Handling, kind: str) -> None:
         handling.forget()
         failure.trap(PeerError)
-        if self._heartbeat is not None:
+        # An error is never answered, or two ends could go on for ever.
+        if self._heartbeat is not None and kind != "error":
             self._heartbeat.write(error_frame(failure.value))  # type: ignore[arg-type]  # trapped
 
     def _heartbeat_take(self, message: dict[str, Any], handling: Handling) -> Deferred[Any] | None:
@@ -309,7 +317,11 @@ class Heartbeat:
         """The server announced that it is going; the reconnecting client overrides this."""
 
 
-_PUBLIC = frozenset(name for name in Heartbeat.__dict__ if not name.startswith("_")) - {"dataReceived", "consumeData"}
+_PUBLIC = frozenset(name for name in Heartbeat.__dict__ if not name.startswith("_")) - {
+    "dataReceived",
+    "consumeData",
+    "onFrameEnd",
+}
 
 
 # Of Autobahn's options, those with which a text frame is more than its bytes.
@@ -327,7 +339,6 @@ _ON_THE_WAY = _theirs(
     "processData",
     "onFrameBegin",
     "onFrameData",
-    "onFrameEnd",
     "_onMessageBegin",
     "onMessageBegin",
     "_onMessageFrameBegin",
@@ -345,9 +356,9 @@ _ON_THE_WAY = _theirs(
     "sendFrame",
     "sendData",
 )
-_ON_THE_WAY["_onMessage"] = {Heartbeat._onMessage}
+_ON_THE_WAY |= {name: {getattr(Heartbeat, name)} for name in ("_onMessage", "onFrameEnd")}
 # The same behind the mixin, which stands in their way itself.
-_BEHIND = _theirs("dataReceived", "consumeData")
+_BEHIND = _theirs("dataReceived", "consumeData", "onFrameEnd")
 
 
 def _is_autobahn(base: type) -> bool:

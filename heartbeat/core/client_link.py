@@ -130,7 +130,7 @@ class ClientLink(Link):
             return super()._probe(ping_id)
         return super()._ping(ping_id)
 
-    def _refuse(self, error: PeerError) -> Effects:
+    def _refuse(self, message: dict[str, Any] | PeerError, error: PeerError) -> Effects:
         return (Refused(error),)
 
     def _give_up(self, reason: str, now: float) -> Effects:

@@ -328,7 +328,7 @@ class Link:
             row = self._ROWS.get(check_type(message)["type"])
             return (Deliver(message),) if row is None else row(self, payload, message, now)
         except PeerError as error:
-            return self._refuse(error)
+            return self._refuse(message, error)
         except Violation as violation:
             return self._break_off(violation)
 
@@ -427,7 +427,8 @@ class Link:
             **more,
         )
 
-    def _refuse(self, error: PeerError) -> Effects:
+    def _refuse(self, message: dict[str, Any] | PeerError, error: PeerError) -> Effects:
+        """The message, where it was one, cannot be taken."""
         raise NotImplementedError
 
     def _probe(self, ping_id: int) -> Effect:

@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import json
 import re as regex
+from math import isinf
 from typing import Any, TypeGuard
 
 import msgspec
@@ -52,6 +53,7 @@ __all__ = [
     "check_type",
     "decode",
     "decode_object",
+    "drain_frame",
     "encode",
     "error_frame",
     "is_id",
@@ -89,7 +91,15 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-_slow = json.JSONDecoder(parse_constant=_no_constant)
+def _in_range(digits: str) -> float:
+    number = float(digits)
+    if isinf(number):
+        # As the fast library has it, also where another member of the same name takes its place.
+        raise ValueError("a number is beyond the range of a double")
+    return number
+
+
+_slow = json.JSONDecoder(parse_constant=_no_constant, parse_float=_in_range)
 _plainly = json.JSONEncoder(ensure_ascii=False).encode
 _LONE = regex.compile("[\ud800-\udfff]")
 
@@ -235,6 +245,11 @@ def ping_frame(ping_id: int, ack: int | None = None) -> bytes:
 def ack_frame(ack: int) -> bytes:
     """What we have handled, alone."""
     return b'{"type":"ack","ack":%d}' % ack
+
+
+def drain_frame(min_ms: int, max_ms: int) -> bytes:
+    """The server is going: come back inside that window, counted from now."""
+    return b'{"type":"drain","min_ms":%d,"max_ms":%d}' % (min_ms, max_ms)
 
 
 def error_frame(error: PeerError) -> bytes:

@@ -207,8 +207,10 @@ class ServerLink(Link):
         left = self._presence.close(self._connection, now, at_once=at_once)
         return (Left(self._connection.client_id),) if left else NOTHING
 
-    def _refuse(self, error: PeerError) -> Effects:
-        return (error_frame(error),)
+    def _refuse(self, message: dict[str, Any] | PeerError, error: PeerError) -> Effects:
+        # An error is never answered, or two ends could go on for ever.
+        is_error = isinstance(message, dict) and message.get("type") == "error"
+        return NOTHING if is_error else (error_frame(error),)
 
     def _take(self, payload: bytes, message: dict[str, Any] | PeerError, now: float) -> Effects:
         if self.level > 0:
@@ -253,8 +255,6 @@ class ServerLink(Link):
         self._stand()
 
     def _pinged(self, payload: bytes, message: dict[str, Any], now: float) -> Effects:
-        if len(payload) > self.settings.ping_limit:
-            raise PeerError("too-big", f"a ping is at most {self.settings.ping_limit} bytes", re_of(message))
         away = message.get("away") is True
         if message.get("status") == "pong":
             confirmed = self._acknowledged(message.get("ack"))
@@ -263,6 +263,8 @@ class ServerLink(Link):
             joined = self._announce()
             self._beaten(now, away)
             return (*confirmed, *self._answered(ping_id_of(message), None, now), *joined)
+        if len(payload) > self.settings.ping_limit:
+            raise PeerError("too-big", f"a ping is at most {self.settings.ping_limit} bytes", re_of(message))
         joined = self._announce()
         self._beaten(now, away)
         self.monitor.pinged(now)

@@ -713,6 +713,31 @@ def test_a_seq_that_is_no_number_in_an_object_that_is_no_message_is_refused_too(
     assert frame == b'{"type":"error","code":"bad-message","detail":"seq must be a whole number from 1"}'
 
 
+@pytest.mark.parametrize("seq", [b"0", b"-1", b"1.0", b'"1"', b"null", b"true", b"[1]"])
+@pytest.mark.parametrize("more", [b"", b',"id":"m1"', b',"ack":3', b',"re":"error","code":"bad-message"'])
+def test_an_error_whose_seq_is_no_number_is_not_answered_as_no_error_is(seq, more):
+    """Or two ends could go on about it for ever."""
+    payload = b'{"type":"error","seq":%b%b}' % (seq, more)
+    served, own = session(kept=3), session(kept=3)
+
+    assert says(server_in(served), payload) == NOTHING
+    assert [type(effect) for effect in says(client_in(own), payload)] == [Refused]
+
+    assert numbers(served) == numbers(own) == (3, 0, 0, 0, False)
+
+
+def test_an_error_that_has_waited_behind_an_opening_is_not_answered_either():
+    link = server()
+    says(link, LEVEL_1, b'{"type":"error","seq":0}', b'{"type":"hello","seq":0}')
+
+    _, *after = link.admitted(session(), 3.0)
+
+    detail = b"seq must be a whole number from 1"
+    assert [effect for effect in after if type(effect) is bytes] == [
+        b'{"type":"error","code":"bad-message","detail":"%b","re":"hello"}' % detail
+    ]
+
+
 def test_a_refusal_quotes_a_long_type_in_part_only():
     (frame,) = says(server_in(session()), b'{"type":"%b","seq":0}' % (b"x" * 10_000))
 

@@ -19,6 +19,7 @@ from heartbeat.core.messages import (
     check_type,
     decode,
     decode_object,
+    drain_frame,
     encode,
     error_frame,
     is_id,
@@ -188,10 +189,38 @@ def test_what_is_nested_ten_thousand_deep_and_more_is_refused(start, end, tail):
     assert "nested too deeply" in error.detail or "maximum recursion depth" in error.detail
 
 
-@pytest.mark.parametrize("digits", ["9" * 5000, "1e400"])
-def test_a_number_beyond_all_range_is_refused(digits):
+#: Where a number may stand: alone, nested, and before another of the same name; read by the one library and the other.
+PLACES = [
+    b'{"type":"ping","n":%b}',
+    b'{"type":"ping","n":[{"n":%b}],"m":1}',
+    b'{"type":"ping","n":%b,"n":1}',
+    rb'{"type":"ping","n":%b,"s":"\ud800"}',
+    rb'{"type":"ping","n":[{"n":%b}],"s":"\ud800"}',
+    rb'{"type":"ping","n":%b,"n":1,"s":"\ud800"}',
+    rb'{"type":"ping","n":%b,"n":"\ud800"}',
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "number", ["9" * 5000, "1e400", "-1e400", "1e99999999999999999999", "1.7976931348623159e308", "9" * 400 + ".0"]
+)
+def test_a_number_beyond_all_range_is_refused_wherever_it_stands(place, number):
     """RFC 8259, section 6: "This specification allows implementations to set limits on the range and precision"."""
-    assert refusal_of(f'{{"type":"ping","n":{digits}}}'.encode()).code == "bad-json"
+    error = refusal_of(place % number.encode())
+
+    assert (error.code, error.re) == ("bad-json", None)
+    assert error.detail.startswith("not JSON: ")
+    assert len(error.detail) < 200
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("number", ["1.7976931348623158e308", "-1e-400", "0e400", "9" * 4300, "9" * 400 + "e-300"])
+def test_a_number_at_the_end_of_the_range_is_taken_wherever_it_stands(place, number):
+    payload = place % number.encode()
+
+    assert decode(payload) == json.loads(payload)
+    assert spelled(answer_to(payload)) == spelled(payload) | {"status": "pong", "clients": "3"}
 
 
 @pytest.mark.parametrize("payload", [b"[]", b'["type"]', b'"type"', b"7", b"null", b"true", rb'"\ud800"'])
@@ -571,6 +600,10 @@ def test_in_a_session_a_ping_of_our_own_ends_with_what_we_have_handled(ack):
 @pytest.mark.parametrize("ack", [0, 41])
 def test_what_we_have_handled_may_stand_alone(ack):
     assert ack_frame(ack) == b'{"type":"ack","ack":%d}' % ack
+
+
+def test_a_drain_says_from_when_and_until_when():
+    assert drain_frame(0, 5000) == b'{"type":"drain","min_ms":0,"max_ms":5000}'
 
 
 @pytest.mark.parametrize(

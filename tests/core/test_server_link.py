@@ -684,6 +684,18 @@ def test_a_pong_to_no_ping_of_ours_is_neither_answered_nor_a_sign_of_life(pong):
     assert looks(link) == (ACKNOWLEDGED, Standing.CONNECTED, 13.0)
 
 
+def test_a_pong_is_never_answered_and_counts_however_long_it_is():
+    link = server(ping_limit=64)
+    opened(link, beats="server")
+    link.check(0.0, QUIET)
+    pong = b'{"type":"ping","id":%d,"status":"pong","pad":"' + b"x" * 64 + b'"}'
+
+    assert says(link, pong % 9, 1.0) == ()
+    assert says(link, pong % 1, 1.0) == (Answered(1.0, None),)
+
+    assert looks(link) == (ACKNOWLEDGED, Standing.ACTIVE, 7.0)
+
+
 def test_both_a_ping_of_the_clients_puts_ours_off():
     link = server(spread=0.5)
     opened(link, beats="both")

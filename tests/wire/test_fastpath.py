@@ -23,6 +23,7 @@ from twins import PLAIN, SHORT, WATCHED, Host, Mistake, Page, Told, Twins, hosts
 from twisted.internet.defer import Deferred
 
 from heartbeat import Unauthorized
+from heartbeat.ends import ServerEdge
 from heartbeat.mixin import HeartbeatServerMixin
 
 WAYS = (SHORT, PLAIN, WATCHED)
@@ -382,6 +383,83 @@ def test_who_breaks_a_rule_of_the_session_is_closed_the_same(make, rule):
         twins.live(number, OPENING, BEAT, said(rule), BEAT, 0.5, BEAT, 1)
 
 
+#: What may stand behind that for which a connection is closed.
+BEHIND = {
+    "what is no frame": b"\xff\xff",
+    "a frame without a mask": frame(b"{}", masked=False),
+    "no piece of any message": frame(b"x", CONTINUATION),
+    "no UTF-8": frame(b"\xff"),
+    "too much": frame(b"x" * 3000),
+    "a ping with a reserved bit": BEAT + frame(b"", PING, rsv=1),
+    "a close": frame(pack("!H", 1000), CLOSE),
+    "a close, cut": frame(pack("!H", 1000), CLOSE)[:-1],
+    "a control ping, and a beat": frame(b"?", PING) + BEAT,
+}
+
+#: What a session's connection is closed for, by the code.
+CLOSED = {
+    4010: said({"type": "chat", "seq": 9}),
+    4011: said({"type": "ping", "ack": 1}),
+    1011: said({"type": "fail"}),
+}
+
+
+def is_closed_and_no_more(twins, number, code, behind):
+    """All sides have said a close with this code, and nothing after it; what arrives behind it changes nothing."""
+    for step in (b"", behind, 0.5):
+        twins.live(number, step)
+        for side in twins.sides:
+            line = side.lines[number]
+            assert type(line.said[-1]) is bytes
+            close = line.said[-1].rpartition(b"\x88")[2]
+            assert close[0] == len(close) - 1
+            assert close[1:3] == pack("!H", code)
+            assert (line.connected, line.disconnecting, line.protocol.remoteCloseCode) == (True, False, None)
+
+
+@both
+@pytest.mark.parametrize("behind", BEHIND.values(), ids=BEHIND)
+def test_what_stands_behind_a_close_of_ours_in_the_same_chunk_is_not_looked_at(make, behind, failures):
+    """As what comes in the next chunk is not: who broke a rule is read no further."""
+    with Twins(make if make is ours else hosts_with(Failing), WAYS, message_limit=2048) as twins:
+        for code, message in CLOSED.items():
+            for before in (b"", BEAT, frame(b"x" * 126)):
+                number = twins.connect()
+                twins.live(number, OPENING, BEAT, before + message + behind)
+                is_closed_and_no_more(twins, number, code, behind)
+                twins.live(number, 1)
+                assert not twins.sides[0].lines[number].connected
+    failures.flush(Mistake)
+
+
+@both
+def test_what_stands_behind_an_opening_that_is_refused_is_not_looked_at(make):
+    """A stale attempt to resume, which is closed at once, and is too long for the short way."""
+    with Twins(make, WAYS, message_limit=2048) as twins:
+        first = twins.connect()
+        twins.live(first, OPENING, said({"type": "tell", "seq": 1, "ack": 0}))
+        session = twins.link(first).session
+        again = {"sid": session.sid, "epoch": session.epoch, "last": 0, "sent": 1, "try": 0}
+        for behind in BEHIND.values():
+            number = twins.connect()
+            twins.live(number, said({"type": "onopen", "v": 1, "session": again}) + behind)
+            is_closed_and_no_more(twins, number, 4001, behind)
+
+
+@both
+def test_what_stands_behind_what_is_one_too_many_is_not_looked_at(make, monkeypatch):
+    """Whoever is ten seconds above the rate is closed 1008, by a message or a control frame."""
+    monkeypatch.setattr(ServerEdge, "recount", lambda edge: edge.cut(1008, "too fast"))
+    with Twins(make, WAYS, message_limit=2048) as twins:
+        for step in (BEAT, frame(b"?", PING), frame(b"?", PONG), frame(b"x", BINARY)):
+            for behind in BEHIND.values():
+                number = twins.connect()
+                twins.live(number, BEAT)
+                twins.on(number, lambda protocol: setattr(protocol._heartbeat, "left", 1))
+                twins.live(number, BEAT + step + behind)
+                is_closed_and_no_more(twins, number, 1008, behind)
+
+
 class Slow:
     """Says who somebody is after a while; sends away who shows no token."""
 
@@ -422,20 +500,22 @@ def test_who_is_judged_waits_the_same(make, level0, head, first):
 # What applications do.
 
 
+class Failing(Host):
+    """A host that fails where it is told to."""
+
+    def onMessage(self, payload, isBinary):
+        super().onMessage(payload, isBinary)
+        if payload == b"fail" or b'"fail"' in payload:
+            raise Mistake
+
+
 @both
 @pytest.mark.parametrize(
     "step", [b'{"type":"fail"}', b'{"type":"leave"}', b'{"type":"drop"}', b"fail", b"leave", b"drop"]
 )
 def test_a_handler_that_fails_closes_or_drops_does_the_same(make, step, failures):
     """And what shares its chunk, before it and behind it, has the same fate."""
-
-    class Fails(Host):
-        def onMessage(self, payload, isBinary):
-            super().onMessage(payload, isBinary)
-            if payload == b"fail" or b'"fail"' in payload:
-                raise Mistake
-
-    with Twins(make if make is ours else hosts_with(Fails), WAYS) as twins:
+    with Twins(make if make is ours else hosts_with(Failing), WAYS) as twins:
         for chunk in (
             said(step),
             BEAT + said(step) + BEAT,
@@ -687,12 +767,24 @@ class Consumes(WebSocketServerProtocol):
         super().consumeData()
 
 
+class Ends(WebSocketServerProtocol):
+    """One that looks at the end of each frame."""
+
+    def onFrameEnd(self):
+        self.transport.hooks.append(("frame", self.current_frame.opcode))
+        return super().onFrameEnd()
+
+
 class Mixed(Told, HeartbeatServerMixin, Counts):
     """The first, with a heartbeat."""
 
 
 class MixedToo(Told, HeartbeatServerMixin, Consumes):
     """The second."""
+
+
+class MixedAsWell(Told, HeartbeatServerMixin, Ends):
+    """The third."""
 
 
 class Above(Host):
@@ -711,7 +803,7 @@ class AboveMessages(Host):
         super()._onMessage(payload, isBinary)
 
 
-@pytest.mark.parametrize("base", [Mixed, MixedToo])
+@pytest.mark.parametrize("base", [Mixed, MixedToo, MixedAsWell])
 def test_a_base_class_that_looks_at_bytes_sees_all_of_them(base):
     with Twins(hosts_with(base)) as twins:
         number = twins.connect()

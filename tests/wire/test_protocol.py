@@ -10,7 +10,7 @@ from autobahn.websocket.compress import (
     PerMessageDeflateResponseAccept,
 )
 from peers import CLOSE, PING, PONG, TEXT, Peer, Refusing, frame, request
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.web.resource import Resource
@@ -24,6 +24,7 @@ from heartbeat import (
     Standing,
     State,
 )
+from heartbeat.core.errors import PeerError
 from heartbeat.core.settings import BEATS, Settings
 
 
@@ -823,6 +824,31 @@ def test_a_message_that_no_client_takes_is_nobodys(serve, world, there, dial):
 
     assert client.state == client.STATE_OPEN
     assert there().status.state is State.ACKNOWLEDGED
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_an_error_that_a_clients_program_refuses_is_not_answered(serve, world, there, dial, later):
+    """As no error is: what else it refuses, it says so."""
+
+    class Refuses(HeartbeatClientProtocol):
+        def messageReceived(self, message):
+            refusal = PeerError("no", "not this one", message.get("id"))
+            if later:
+                return fail(refusal)
+            raise refusal
+
+    serve(fast_path=False)
+    dial(protocol=Refuses)
+    before = there().trafficStats.incomingWebSocketMessages
+
+    there().sendMessage(b'{"type":"error","code":"x","id":1}')
+    world.advance(0.1)
+    assert there().trafficStats.incomingWebSocketMessages == before
+
+    there().sendMessage(b'{"type":"chat","id":1}')
+    world.advance(0.1)
+    assert there().trafficStats.incomingWebSocketMessages == before + 1
+    assert there().state == there().STATE_OPEN
 
 
 def test_its_closing_handshake_is_bounded_too(dial, serve, world):

@@ -4,6 +4,7 @@
 this one, so that an input which breaks something here is seen again by `python -m fuzz TARGET --replay FILE`.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -21,12 +22,12 @@ from fuzz.findings import Findings
 from fuzz.reached import look_at
 from fuzz.targets import LOOKED_AT, NAMES, load
 
-# A minute: the corpus is tried whole.
-pytestmark = pytest.mark.slow
-
 PROJECT = Path(__file__).parents[2]
 
 FOUND = [(name, path) for name in NAMES for path in findings.kept(name)]
+
+#: So many inputs of each target are tried each time, the whole corpus where there is time.
+SAMPLE = 30
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +38,7 @@ def mistakes(failures):
 
 
 def replay(name, paths):
+    """Try these inputs, and say by which one a promise is broken."""
     target = load(name)
     for path in paths:
         try:
@@ -48,12 +50,24 @@ def replay(name, paths):
 # What is kept.
 
 
+def every(things, count):
+    """So many of these, from all along them."""
+    return things[:: 1 + (len(things) - 1) // count]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_input_of_a_sample_of_the_corpus_breaks_anything(name):
+    """A few of each target, of each size."""
+    paths = sorted(corpora.corpus(name).iterdir(), key=lambda path: (path.stat().st_size, path.name))
+
+    assert len(paths) > SAMPLE
+    replay(name, every(paths, SAMPLE))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_no_input_of_the_corpus_breaks_anything(name):
-    paths = sorted(corpora.corpus(name).iterdir())
-
-    assert len(paths) > 20
-    replay(name, paths)
+    replay(name, sorted(corpora.corpus(name).iterdir()))
 
 
 @pytest.mark.parametrize(("name", "path"), FOUND, ids=[f"{name}-{path.name}" for name, path in FOUND])
@@ -68,11 +82,12 @@ def test_the_inputs_to_start_from_break_nothing(name):
 
     assert len(beginnings) > 20
     assert max(map(len, beginnings)) <= target.LONGEST
-    for data in beginnings[:: 1 + len(beginnings) // 40]:
+    for data in every(beginnings, SAMPLE):
         target.try_one(data)
 
 
 def test_the_corpora_are_small():
+    """So that all of them can be tried in seconds, and looked through by a person."""
     sizes = [path.stat().st_size for name in NAMES for path in corpora.corpus(name).iterdir()]
 
     assert sum(sizes) < 300_000
@@ -204,6 +219,13 @@ def fuzz(*arguments, cwd=PROJECT, seconds=120):
     return run.returncode, run.stdout.splitlines()
 
 
+def copied(folder, *left_out):
+    """What the fuzzers need, in a folder of its own, but for what is left out of it."""
+    ignore = shutil.ignore_patterns("__pycache__", "findings", *left_out)
+    for part in ("heartbeat", "fuzz", "tests/wire"):
+        shutil.copytree(PROJECT / part, folder / part, ignore=ignore)
+
+
 #: Ours, and atheris where it is installed, which the environment of the tests does without.
 ENGINES = {"our own": ["--without-atheris"]} | ({"atheris": []} if has_atheris() else {})
 
@@ -215,7 +237,8 @@ def test_a_fuzzer_finds_nothing_in_a_short_time(name, engine, tmp_path):
     status, lines = fuzz(name, "--seconds", 10, "--seed", 7, "--corpus", tmp_path, *engine)
 
     assert (status, lines[-1]) == (0, "1 passed, 0 failed"), "\n".join(lines)
-    assert corpora.read(tmp_path)
+    executions = re.search(r"([\d,]+) executions", lines[-2])[1]
+    assert int(executions.replace(",", "")) > 200
 
 
 #: For each target a defect as one may slip in.
@@ -230,8 +253,7 @@ PLANTED = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_fuzzer_finds_what_is_planted_and_its_finding_shows_it_again(name, tmp_path):
-    for folder in ("heartbeat", "fuzz", "tests/wire"):
-        shutil.copytree(PROJECT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "findings"))
+    copied(tmp_path)
     module, good, bad = PLANTED[name]
     path = tmp_path / "heartbeat" / module
     sound = path.read_text()
@@ -248,9 +270,13 @@ def test_a_fuzzer_finds_what_is_planted_and_its_finding_shows_it_again(name, tmp
 
 
 @pytest.mark.slow
-def test_all_fuzzers_share_the_time_and_end_with_their_sum(tmp_path):
-    status, lines = fuzz("all", "--seconds", 12, "--runs", 300, "--without-atheris", "--corpus", tmp_path)
+def test_all_fuzzers_share_the_time_keep_what_is_new_and_end_with_their_sum(tmp_path):
+    """In a copy without a corpus, where there is much that is new."""
+    copied(tmp_path, "corpus")
+    kept = tmp_path / "kept"
+
+    status, lines = fuzz("all", "--seconds", 48, "--runs", 1000, "--without-atheris", "--corpus", kept, cwd=tmp_path)
 
     assert (status, lines[-1]) == (0, f"{len(NAMES)} passed, 0 failed"), "\n".join(lines)
     assert [line.split()[0] for line in lines[-1 - len(NAMES) : -1]] == [*NAMES]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(NAMES)
+    assert {name: len(corpora.read(kept / name)) > 0 for name in NAMES} == dict.fromkeys(NAMES, True)
