@@ -20,9 +20,11 @@ from heartbeat.channel import Channel
 from heartbeat.core.errors import Unconfirmed
 from heartbeat.core.presence import Presence, Standing
 from heartbeat.core.settings import Settings
+from heartbeat.draining import Draining
 from heartbeat.refusals import Refusals
 from heartbeat.register import ServerSessions
 from heartbeat.sessions import Sessions
+from heartbeat.tally import Tally
 from heartbeat.ticker import Ticker
 
 __all__ = ["ClientShared", "Handler", "ServerShared", "Shared"]
@@ -116,10 +118,14 @@ class ServerShared(Shared):
         self.plain: dict[str, dict[Any, None]] | None = None
         #: Called with its edge when a connection is gone.
         self.gone: list[Callable[[Any], object]] = []
+        #: What is counted for whoever watches the server.
+        self.tally = Tally()
         #: Called when the server stops.
         self.stopped: list[Callable[[], object]] = []
         self.sessions.started.append(self.await_absent)
         self.sessions.ended.append(self._session_ended)
+        #: While the server is on its way out.
+        self.draining: Draining | None = None
         self._awaiting = False
         self._stopped = False
 
@@ -161,9 +167,23 @@ class ServerShared(Shared):
         level0 = self.settings.level0 or ("refuse" if asks else "allow")
         return "judge" if asks and level0 == "allow" else level0
 
+    def drain(self) -> Deferred[None]:
+        """Ask everybody to come back a little later, and close; fires when all are gone.
+
+        That is when no messages are being handled any more, after `drain_timeout` and `close_timeout` at the latest.
+        """
+        closed: Deferred[None] = Deferred()
+        self._closing.append(closed)
+        self.sessions.flush()
+        if self.draining is None:
+            self.draining = Draining(self.settings, self.edges, self.ticker.now())
+        self.one_is_gone()
+        return closed
+
     def start(self) -> None:
         """The server starts, perhaps not for the first time."""
         self._stopped = False
+        self.draining = None
 
     def stop(self) -> None:
         """The server stops: nobody waits for absent clients any more, nor for those yet to close."""
@@ -200,6 +220,8 @@ class ServerShared(Shared):
     def _ticked(self, now: float) -> None:
         super()._ticked(now)
         self.refusals.ticked(now)
+        if self.draining is not None:
+            self.draining.ticked(now)
         for client_id in self.presence.expire(now):
             self.left(client_id)
         if not self._are_absent():

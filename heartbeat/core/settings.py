@@ -41,6 +41,9 @@ _BOUNDS: dict[str, tuple[float, float, str]] = {
     "window": (1.0, 86_400.0, "s"),
     "handshake_timeout": (0.1, 600.0, "s"),
     "close_timeout": (0.05, 60.0, "s"),
+    "drain_after": (0.0, 3600.0, "s"),
+    "drain_rate": (0.1, 1_000_000, "/s"),
+    "drain_timeout": (0.0, 3600.0, "s"),
     "message_limit": (1024, 2**40, "bytes"),
     "outgoing_limit": (65_536, 2**40, "bytes"),
     "ping_limit": (64, 4096, "bytes"),
@@ -221,6 +224,11 @@ class Settings:
     handshake_timeout: float = 5.0
     #: How long a closing handshake may take before the socket is aborted.
     close_timeout: float = 1.0
+    #: Server that stops: seconds until the first of its clients is to be back, and how many a second after that; and
+    #: how long it waits for handlers to finish.
+    drain_after: float = 1.0
+    drain_rate: float = 500.0
+    drain_timeout: float = 10.0
     #: The largest message taken, and the largest ping.
     message_limit: int = 65_536
     ping_limit: int = 1024
