@@ -1,4 +1,4 @@
-"""What every store promises: the one in memory and the one in a SQLite file, held to the same sentences."""
+"""What every store promises: in memory, in a SQLite file and in Redis, held to the same sentences."""
 
 import tempfile
 from contextlib import contextmanager
@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+import redis_server
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_sqlite import Turns
 from twisted.internet.defer import Deferred
 
+from heartbeat.cluster.store import RedisStore
 from heartbeat.core.errors import StoreError
 from heartbeat.sqlite import SqliteStore
 from heartbeat.store import Append, Head, Kept, Mark, MemoryStore, Settle, new_epoch, new_sid, when
@@ -22,20 +24,37 @@ BOB = Head("b", "e1", "bob", 60.0)
 class Asked:
     """A store of which each method is called and waited for, as if all were in memory."""
 
-    def __init__(self, store):
-        self.turns = Turns()
+    def __init__(self, store, turns=Turns):
+        self.turns = turns()
         self.store = store(self.turns)
 
     def __getattr__(self, name):
         return lambda *arguments: self.turns.result(getattr(self.store, name)(*arguments))
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory):
+    """A Redis."""
+    with redis_server.RedisServer(tmp_path_factory.mktemp("redis")) as redis:
+        yield redis
+
+
+def redis_store(url):
+    """A store in Redis under names of its own."""
+    return Asked(
+        lambda turns: RedisStore(url, prefix=f"{new_epoch()}:", reactor=turns.reactor), turns=redis_server.Turns
+    )
+
+
+@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=redis_server.needs_redis)])
 def asked(request, tmp_path):
     """A store that has started; stopped in the end."""
-    asked = Asked(
-        lambda turns: MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "s", reactor=turns)
-    )
+    if request.param == "memory":
+        asked = Asked(lambda turns: MemoryStore())
+    elif request.param == "sqlite":
+        asked = Asked(lambda turns: SqliteStore(tmp_path / "s", reactor=turns))
+    else:
+        asked = redis_store(request.getfixturevalue("redis").url)
     asked.start()
     yield asked
     asked.stop()
@@ -437,27 +456,42 @@ def opened(store, sids):
             store.open(Head(sid, "e", f"client of {sid}", 1.5))
 
 
-@settings(max_examples=60)
-@given(st.lists(st.lists(CALLS, max_size=12), min_size=1, max_size=3))
-def test_both_stores_give_the_same_answer_to_the_same_calls(runs):
-    """Each run is asked without waiting; after it the file is closed and opened again."""
+def answer_alike(asked, runs):
+    """A store answers as the one in memory; each run is asked without waiting, and after it the store starts again."""
     memory = MemoryStore()
-    with sqlite_store() as asked:
-        asked.start()
-        for run in runs:
-            opened(memory, ["a", "b", "\ud800"])
-            opened(asked, ["a", "b", "\ud800"])
-            expected = [outcome(lambda call=call: getattr(memory, call[0])(*call[1:])) for call in run]
-            answers = [getattr(asked.store, call[0])(*call[1:]) for call in run]
-            found = [outcome(lambda answer=answer: asked.turns.result(answer)) for answer in answers]
-            epochs = {"memory": memory.start().epoch, "sqlite": asked.start().epoch}
-            assert found == [
-                one._replace(epoch=epochs["sqlite"]) if getattr(one, "epoch", None) == epochs["memory"] else one
-                for one in expected
-            ]
+    asked.start()
+    for run in runs:
+        opened(memory, ["a", "b", "\ud800"])
+        opened(asked, ["a", "b", "\ud800"])
+        expected = [outcome(lambda call=call: getattr(memory, call[0])(*call[1:])) for call in run]
+        answers = [getattr(asked.store, call[0])(*call[1:]) for call in run]
+        found = [outcome(lambda answer=answer: asked.turns.result(answer)) for answer in answers]
+        epochs = {"memory": memory.start().epoch, "other": asked.start().epoch}
+        assert found == [
+            one._replace(epoch=epochs["other"]) if getattr(one, "epoch", None) == epochs["memory"] else one
+            for one in expected
+        ]
 
-            asked.stop()
-            heads = asked.start().heads
-            assert heads == memory.start().heads
-            for head in heads:
-                assert asked.replay(head.sid, 0) == memory.replay(head.sid, 0)
+        asked.stop()
+        heads = asked.start().heads
+        assert heads == memory.start().heads
+        for head in heads:
+            assert asked.replay(head.sid, 0) == memory.replay(head.sid, 0)
+    asked.stop()
+
+
+RUNS = st.lists(st.lists(CALLS, max_size=12), min_size=1, max_size=3)
+
+
+@settings(max_examples=60)
+@given(RUNS)
+def test_sqlite_gives_the_same_answers_as_memory_to_the_same_calls(runs):
+    with sqlite_store() as asked:
+        answer_alike(asked, runs)
+
+
+@redis_server.needs_redis
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(RUNS)
+def test_redis_gives_the_same_answers_as_memory_to_the_same_calls(redis, runs):
+    answer_alike(redis_store(redis.url), runs)

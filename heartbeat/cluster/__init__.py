@@ -1,0 +1,1 @@
+"""Sessions in Redis: a store that is on another machine than the server."""

@@ -1,0 +1,355 @@
+"""One connection to Redis that comes back: what is asked is done in order, each once, however often it breaks.
+
+Redis may be away, restart or hang. Nothing is given up meanwhile, and nothing answered: what was asked waits, and is
+asked again, in the same order. What had been done already, its answer lost on the way, is answered and not done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from twisted.internet.defer import Deferred, fail, gatherResults, succeed
+from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
+from twisted.internet.protocol import Factory
+from twisted.internet.ssl import optionsForClientTLS
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from txredisapi import RedisProtocol, ResponseError
+
+from heartbeat.cluster.scripts import ASKED, READING
+from heartbeat.core.errors import SettingError, StoreError
+
+__all__ = ["Redis"]
+
+_log = Logger()
+
+Argument = str | bytes | int
+
+# Redis that says nothing for so long, while something is asked of it, is taken for gone.
+_PATIENCE = 5.0
+# What Redis cannot do just now: it starts, is full, cannot write to its disk, is a replica by now, or was restarted.
+_LATER = ("LOADING", "OOM", "MISCONF", "READONLY", "NOREPLICAS", "MASTERDOWN", "NOSCRIPT", "BUSY", "TRYAGAIN", "NOAUTH")
+# Seconds between attempts: doubled from the first to the last.
+_FIRST, _LAST = 0.05, 1.0
+
+_SCRIPTS = ASKED | READING
+_HASHES = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in _SCRIPTS.items()}  # noqa: S324  # Redis' name
+_WANTS = "redis://[[user]:password@]host[:port][/database], rediss:// for TLS, or redis+unix:///path[?database=0]"
+
+
+class _Asked:
+    """One thing that is asked, until it is answered."""
+
+    __slots__ = ("answer", "arguments", "name", "number")
+
+    def __init__(self, name: str, arguments: Sequence[Argument], number: int) -> None:
+        self.name = name
+        self.arguments = arguments
+        self.number = number
+        self.answer: Deferred[Any] = Deferred()
+
+
+class Redis:
+    """The Redis at a `url`, with `prefix` before all names of keys. Raises SettingError for a URL that is none.
+
+    `ask` runs a script of `ASKED`, once and in order; `read` one of `READING`, in the same order. Both fire with its
+    answer, fail with StoreError where that says what is wrong, or when it is stopped before. `url` is without its
+    password.
+    """
+
+    def __init__(self, url: str, *, prefix: str = "heartbeat:", reactor: Any = None) -> None:
+        self._reactor: Any = reactor
+        self._prefix = prefix
+        self._parts = parts = urlsplit(url)
+        self.url = _without_password(url)
+        try:
+            self._database = _database_of(parts)
+        except ValueError:
+            raise SettingError("store", self.url, _WANTS) from None
+        self.asker = secrets.token_hex(8)
+        self._number = 0
+        self._done: list[int] = []
+        self._asked: deque[_Asked] = deque()
+        # The one that is ready to be asked, and the one that there is.
+        self._connection: _Connection | None = None
+        self._made: _Connection | None = None
+        self._connecting: Deferred[Any] | None = None
+        self._failures = 0
+        self._is_open = False
+        self._is_away = False
+        self._timer: Any = None
+        self._again: Any = None
+        self._starting: list[Deferred[None]] = []
+        self._stopping: list[Deferred[None]] | None = None
+
+    # Its life.
+
+    def start(self) -> Deferred[None]:
+        """Connect; fires when it is. The first attempt that fails, fails this with StoreError, and ends it."""
+        if self._connection is not None and self._stopping is None:
+            return succeed(None)
+        ready: Deferred[None] = Deferred()
+        self._starting.append(ready)
+        if not self._is_open:
+            self._is_open = True
+            if self._reactor is None:
+                from twisted.internet import reactor  # noqa: PLC0415  # nothing before the start installs one
+
+                self._reactor = reactor
+            self._connect()
+        return ready
+
+    def stop(self) -> Deferred[None]:
+        """Finish what was asked, as long as Redis answers, and disconnect; the rest fails with StoreError."""
+        if not self._is_open:
+            return succeed(None)
+        stopped: Deferred[None] = Deferred()
+        self._stopping = [*(self._stopping or ()), stopped]
+        if not self._asked or self._connection is None:
+            self._end()
+        return stopped
+
+    def _end(self) -> None:
+        """Disconnect; when that is done it is stopped."""
+        left, self._asked = self._asked, deque()
+        self._connection = None
+        self._cancel_timer()
+        for one in left:
+            one.answer.errback(StoreError(f"the store {self.url} was stopped before it answered"))
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        if self._connecting is not None:
+            self._connecting.cancel()
+        elif self._made is not None:
+            self._made.failed(StoreError("stopped"))
+        else:
+            self._has_ended()
+
+    def _has_ended(self) -> None:
+        self._is_open = self._is_away = False
+        self._failures = 0
+        starting, self._starting = self._starting, []
+        stopping, self._stopping = self._stopping or [], None
+        for ready in starting:
+            ready.errback(StoreError(f"the store {self.url} was stopped"))
+        for stopped in stopping:
+            stopped.callback(None)
+
+    def _connect(self) -> None:
+        self._again = None
+        factory: Any = Factory.forProtocol(lambda: _Connection(self))
+        self._connecting = _endpoint_of(self._parts, self._reactor).connect(factory)
+        self._connecting.addCallbacks(self._opened, self._gone)
+
+    def _opened(self, connection: _Connection) -> None:
+        self._connecting = None
+        self._made = connection
+        connection.prepare().addCallbacks(
+            lambda _: self._ready(connection), lambda failure: connection.failed(failure.value)
+        )
+
+    def _ready(self, connection: _Connection) -> None:
+        """It is there, perhaps again: what waits is asked."""
+        if self._made is not connection or self._stopping is not None:
+            return
+        self._connection = connection
+        self._failures = 0
+        starting, self._starting = self._starting, []
+        for one in self._asked:
+            connection.run(one)
+        self._wait()
+        for ready in starting:
+            ready.callback(None)
+
+    def lost(self, connection: _Connection, reason: Failure) -> None:
+        """A connection is gone."""
+        if self._made is connection:
+            self._made = None
+            self._gone(reason)
+
+    def _gone(self, reason: Failure) -> None:
+        """There is none; try again in a moment."""
+        self._connecting = None
+        self._leave(reason)
+        if self._stopping is not None:
+            self._end()
+            return
+        starting, self._starting = self._starting, []
+        if starting:
+            # Nothing can have been asked yet.
+            self._stopping = []
+            self._end()
+            why = f"the store {self.url} cannot be reached: {_why(reason)}"
+            for ready in starting:
+                ready.errback(StoreError(why))
+            return
+        delay = min(_LAST, _FIRST * 2 ** min(self._failures, 10))
+        self._failures += 1
+        self._again = self._reactor.callLater(delay, self._connect)
+
+    def _leave(self, reason: Failure) -> None:
+        self._connection = None
+        self._cancel_timer()
+        if not self._is_away and self._stopping is None and not self._starting:
+            self._is_away = True
+            _log.warn("the store {url} is away: {why}; what is asked of it waits", url=self.url, why=_why(reason))
+
+    # What is asked.
+
+    def ask(self, name: str, *arguments: Argument) -> Deferred[Any]:
+        """Run a script that changes something."""
+        self._number += 1
+        return self._put(_Asked(name, arguments, self._number))
+
+    def read(self, name: str, *arguments: Argument) -> Deferred[Any]:
+        """Run a script that may as well run twice."""
+        return self._put(_Asked(name, arguments, 0))
+
+    def _put(self, one: _Asked) -> Deferred[Any]:
+        if not self._is_open or self._stopping is not None:
+            return fail(StoreError(f"the store {self.url} is not open"))
+        self._asked.append(one)
+        if self._connection is not None:
+            self._connection.run(one)
+            self._wait()
+        return one.answer
+
+    def command(self, one: _Asked) -> list[Argument]:
+        """What is sent for it."""
+        if not one.number:
+            return [_HASHES[one.name], 0, self._prefix, *one.arguments]
+        done, self._done = self._done, []
+        return [_HASHES[one.name], 0, self._prefix, self.asker, one.number, len(done), *done, *one.arguments]
+
+    # What becomes of it.
+
+    def answered(self, connection: _Connection, one: _Asked, reply: Any) -> None:
+        """One is answered: the one that has waited longest."""
+        if self._connection is not connection or not self._asked or self._asked[0] is not one:
+            return
+        if isinstance(reply, ResponseError) and not str(reply).startswith(_LATER):
+            reply = [b"!", f"Redis refuses it: {reply}".encode()]
+        elif isinstance(reply, Exception):
+            # It was not done; later, in the same order.
+            self._leave(Failure(reply))
+            self._timer = self._reactor.callLater(_LAST, self._hangs, connection, reply)
+            return
+        if self._is_away:
+            self._is_away = False
+            _log.info("the store {url} is there again", url=self.url)
+        self._asked.popleft()
+        if one.number:
+            self._done.append(one.number)
+        self._cancel_timer()
+        self._wait()
+        if type(reply) is list and reply and reply[0] == b"!":
+            one.answer.errback(StoreError(reply[1].decode()))
+        else:
+            one.answer.callback(reply)
+        if self._stopping is not None and not self._asked:
+            self._end()
+
+    def _wait(self) -> None:
+        if self._asked and self._timer is None and self._connection is not None:
+            silent = StoreError(f"no answer for {_PATIENCE:g} s")
+            self._timer = self._reactor.callLater(_PATIENCE, self._hangs, self._connection, silent)
+
+    def _hangs(self, connection: _Connection, error: Exception) -> None:
+        self._timer = None
+        connection.failed(error)
+
+    def _cancel_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+
+class _Connection(RedisProtocol):  # type: ignore[misc]  # untyped
+    """One connection, of bytes, that loads the scripts before anything else is asked."""
+
+    def __init__(self, redis: Redis) -> None:
+        super().__init__(charset=None, convertNumbers=False)
+        self._redis = redis
+        self._why: Exception | None = None
+
+    def prepare(self) -> Deferred[Any]:
+        """Have it ready to be used."""
+        redis = self._redis
+        commands: list[Deferred[Any]] = []
+        if redis._parts.password is not None:
+            user = [unquote(redis._parts.username)] if redis._parts.username else []
+            commands.append(self.execute_command("AUTH", *user, unquote(redis._parts.password)))
+        if redis._database:
+            commands.append(self.execute_command("SELECT", redis._database))
+        commands += [self.execute_command("SCRIPT", "LOAD", text) for text in _SCRIPTS.values()]
+        silent = StoreError(f"no answer for {_PATIENCE:g} s")
+        timer = redis._reactor.callLater(_PATIENCE, self.failed, silent)
+
+        def over(result: Any) -> Any:
+            if timer.active():
+                timer.cancel()
+            return result.value.subFailure if isinstance(result, Failure) else result  # type: ignore[union-attr]  # gathered
+
+        made: Deferred[Any] = gatherResults(commands, consumeErrors=True)
+        return made.addBoth(over)
+
+    def run(self, one: _Asked) -> None:
+        """Have Redis do this; it answers in the order in which it is asked."""
+        answer = self.execute_command("EVALSHA", *self._redis.command(one))
+        answer.addBoth(lambda reply: self._redis.answered(self, one, _plain(reply)))
+
+    def failed(self, error: Exception) -> None:
+        """It is of no use any more."""
+        self._why = self._why or error
+        self.transport.abortConnection()
+
+    def connectionLost(self, why: Failure) -> None:
+        """Twisted's: it is gone."""
+        self._redis.lost(self, why if self._why is None else Failure(self._why))
+        super().connectionLost(why)
+
+
+def _plain(reply: Any) -> Any:
+    return reply.value if isinstance(reply, Failure) else reply
+
+
+def _why(failure: Failure) -> str:
+    error = failure.value
+    return str(error) if isinstance(error, StoreError | ResponseError) else failure.getErrorMessage()
+
+
+def _database_of(parts: SplitResult) -> int:
+    """The number of the database. Raises ValueError for what is no such URL."""
+    if parts.scheme == "redis+unix" and parts.path and not parts.netloc:
+        name, _, database = parts.query.partition("=")
+        if name not in ("", "database"):
+            raise ValueError(name)
+        return int(database or 0)
+    if (
+        parts.scheme not in ("redis", "rediss")
+        or not parts.hostname
+        or parts.port == 0
+        or parts.query
+        or parts.fragment
+    ):
+        raise ValueError(parts.scheme)
+    return int(parts.path.strip("/") or 0)
+
+
+def _endpoint_of(parts: SplitResult, reactor: Any) -> Any:
+    if parts.scheme == "redis+unix":
+        return UNIXClientEndpoint(reactor, parts.path, timeout=_PATIENCE)
+    host = parts.hostname or ""
+    endpoint: Any = HostnameEndpoint(reactor, host, parts.port or 6379, timeout=_PATIENCE)
+    return wrapClientTLS(optionsForClientTLS(host), endpoint) if parts.scheme == "rediss" else endpoint
+
+
+def _without_password(url: str) -> str:
+    user, at, _ = urlsplit(url).netloc.rpartition("@")
+    return url.replace(f"{user}@", f"{user.partition(':')[0]}@", 1) if at else url
