@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from heartbeat import outbox
 from heartbeat.core.settings import Settings
-from heartbeat.handshake import accept_of, ordinary_headers
+from heartbeat.handshake import accept_of, in_pieces, ordinary_headers
 from heartbeat.quiet import FewerLines
 
 __all__ = ["LeanServerProtocol", "function_of", "no_compression", "options_of"]
@@ -183,8 +183,10 @@ def _offered(protocol: LeanServerProtocol) -> list[Any]:
 class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn's are Any
     """A server's connection, as Autobahn knows it."""
 
-    #: The head of the request, where it was answered here.
-    _heartbeat_head: bytes | None = None
+    # The head of the request, where it was answered here, as it is kept.
+    _heartbeat_pieces: tuple[bytes, ...] | None = None
+    # What reads from the network, where little is to be read at a time.
+    _heartbeat_reader: Any = None
     # Whether Autobahn has made the connection, with all that belongs to it.
     _heartbeat_is_made = False
 
@@ -220,6 +222,11 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
     _heartbeat_is_open = False
     _heartbeat_closed: Deferred[Any] | None = None
     _heartbeat_is_closed = False
+
+    @property
+    def _heartbeat_head(self) -> bytes | None:
+        """The head of the request, where it was answered here."""
+        return None if self._heartbeat_pieces is None else b"".join(self._heartbeat_pieces)
 
     @property
     def is_open(self) -> Deferred[None]:
@@ -297,7 +304,7 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
         if headers is None or ("x-forwarded-for" in headers and self.trustXForwardedFor):
             super().processHandshake()
             return
-        self._heartbeat_head, self.data = self.data, b""
+        self._heartbeat_pieces, self.data = in_pieces(self.data), b""
         # So far they count the head.
         del self.trafficStats
         outbox.way_to(self.transport)(self.transport, self._heartbeat_response(headers))
@@ -337,6 +344,18 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
         else:
             # What it looks up of TLS is looked up when somebody asks.
             self.onOpen()
+
+    def consumeData(self) -> None:
+        """Autobahn's: there are bytes to parse."""
+        super().consumeData()
+        if self._heartbeat_reader is not None:
+            # What belongs to one frame is not many messages, however long it is.
+            outbox.read_up_to(self._heartbeat_reader, self._heartbeat_rest())
+
+    def _heartbeat_rest(self) -> int:
+        """How many bytes of the frame that is arriving have not arrived."""
+        frame = self.current_frame
+        return 0 if frame is None else frame.length - self.current_frame_masker.pointer()
 
     def onMessageFrame(self, payload: list[bytes]) -> None:
         """Autobahn's: a frame of a message is here, in the pieces that it arrived in; kept as one."""

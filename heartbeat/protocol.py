@@ -18,7 +18,7 @@ from heartbeat.arrivals import Account, Arrivals
 from heartbeat.core.errors import CloseCode
 from heartbeat.edge import Edge
 from heartbeat.ends import ServerEdge
-from heartbeat.handshake import HEAD_LIMIT, has_body, http_refusal, origin_refusal, path_of, wants_websocket
+from heartbeat.handshake import HEAD_LIMIT, compact, has_body, http_refusal, origin_refusal, path_of, wants_websocket
 from heartbeat.lean import LeanServerProtocol
 from heartbeat.mixin import Heartbeat, HeartbeatClientMixin, HeartbeatServerMixin
 
@@ -151,6 +151,8 @@ class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, LeanServerProtoc
             self._heartbeat_hand_over(site)
         else:
             self._heartbeat_asked = True
+            # The head is kept for as long as the connection.
+            self.data = compact(self.data)
             super().processHandshake()
 
     def _heartbeat_may_answer(self) -> bool:
@@ -234,6 +236,8 @@ class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, LeanServerProtoc
 class HeartbeatClientProtocol(_OwnTimers, HeartbeatClientMixin, WebSocketClientProtocol):  # type: ignore[misc]  # Autobahn's are Any
     """A client's connection. Override `messageReceived` and `linkChanged`; it does not reconnect."""
 
+    data: bytes
+
     #: The HTTP status that refused the handshake, and the seconds it asked for; None without one.
     refused_with: int | None = None
     retry_after: float | None = None
@@ -250,6 +254,8 @@ class HeartbeatClientProtocol(_OwnTimers, HeartbeatClientMixin, WebSocketClientP
         if len(self.data) > HEAD_LIMIT and b"\r\n\r\n" not in self.data[:HEAD_LIMIT]:
             self.failHandshake(f"the server's head is over {HEAD_LIMIT} bytes")
             return
+        # Of this, too, the head is kept.
+        self.data = compact(self.data)
         try:
             super().processHandshake()
         except (ValueError, IndexError, KeyError) as error:
