@@ -16,6 +16,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from heartbeat.addresses import Where, place_of, where_from
 from heartbeat.core.pace import Pace
 from heartbeat.core.settings import Settings
+from heartbeat.lane import Lane
 from heartbeat.refusals import Refusals
 
 __all__ = ["RETRY_AFTER", "Account", "Arrival", "Arrivals", "Refusal", "message_rate"]
@@ -43,6 +44,9 @@ _MOST_OWED = 5.0
 
 # Whoever waits for less is only on his way.
 _PATIENCE = 1.0
+
+# For so many seconds it is remembered of an address that a flood came from it.
+_SUSPECTED = 20.0
 
 # A client is told to come back after so many seconds at most.
 _LATEST = 60
@@ -106,6 +110,12 @@ class Arrivals:
         # Those from which nobody was left, in the order in which the last one went; somebody may have come since.
         self._resting: dict[str, Account] = {}
         self._proxies: set[str] = set()
+        #: Messages a second that one connection may send.
+        self.message_rate = message_rate(settings)
+        #: Those who were too fast.
+        self.lane = Lane(self.message_rate)
+        # Addresses that a flood came from, and until when that counts; the first to be forgotten is the first.
+        self._flooded: dict[str, float] = {}
 
     @property
     def addresses(self) -> int:
@@ -159,6 +169,22 @@ class Arrivals:
         self.refusals.refused("gave-way", _name_of(longest), "its request was slow, and there is no room", now)
         longest.give_way()
         return True
+
+    def flooded(self, account: Account | None, now: float) -> None:
+        """Somebody of this address was closed because he would not keep to the pace of messages."""
+        if account is not None:
+            # Behind those of before.
+            self._flooded.pop(account.name, None)
+            self._flooded[account.name] = now + _SUSPECTED
+
+    def has_flooded(self, account: Account | None, now: float) -> bool:
+        """Whether that was of late: who comes from there has little at once. His rate is that of all."""
+        while self._flooded:
+            name, until = next(iter(self._flooded.items()))
+            if now < until:
+                break
+            del self._flooded[name]
+        return account is not None and account.name in self._flooded
 
     def is_paced(self, arrival: Arrival) -> bool:
         """Whether the messages of a connection that was let in are counted."""
@@ -237,7 +263,7 @@ class Arrivals:
 
     def _account(self, name: str, now: float) -> Account:
         handshakes = max(1.0, self._handshakes.rate / _SHARE)
-        messages = _TALKERS * message_rate(self._settings)
+        messages = _TALKERS * self.message_rate
         # What one did who was closed for it, his neighbours are not to pay for.
         return Account(name, Pace(handshakes, handshakes, now), Pace(messages, 2 * messages, now, _MOST_OWED))
 

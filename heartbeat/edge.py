@@ -33,6 +33,7 @@ from heartbeat.core.link import (
     Judge,
     Left,
     Link,
+    LinkStatus,
     NotOurs,
     Opened,
     PingFrame,
@@ -188,6 +189,11 @@ class Edge:
         self.left = _UNCOUNTED
         return True
 
+    def rested(self, now: float) -> None:
+        """It was not read from for long enough."""
+        self.heard()
+        self.release(PACED)
+
     def receive(self, payload: bytes, binary: bool) -> bool:
         """A message arrived; False when it is the host's."""
         if self.link is None:
@@ -277,6 +283,14 @@ class Edge:
         frame = protocol.current_frame
         growing = frame is not None and frame.opcode < 8 and bool(protocol.data or protocol.frame_data)
         return Traffic(given, written, written - (outbox.unacknowledged(protocol.transport) or 0), growing)
+
+    def changed(self, status: LinkStatus) -> None:
+        """The link has changed in a way its owner wants to hear of."""
+        self.protocol.linkChanged(status)
+
+    def answered(self, rtt: float | None, clients: int | None) -> None:
+        """A ping of ours was answered."""
+        self.protocol.pongReceived(rtt, clients)
 
     # What the session wants of its connection.
 
@@ -375,8 +389,7 @@ class Edge:
         elif self._held & PACED:
             # The same. As much was heard of it as can be.
             if now >= self._paced_until:
-                self.heard()
-                self.release(PACED)
+                self.rested(now)
         elif link is not None and now >= link.next_at:
             self.carry(link.check(now, self.traffic()))
         self._arm()
@@ -456,8 +469,8 @@ _CARRIED: dict[type[Any], Callable[[Edge, Any], object]] = {
     Opened: lambda edge, effect: edge.opened(effect.declared),
     Deliver: lambda edge, effect: edge.protocol._heartbeat_deliver(effect.message),
     Refused: lambda edge, effect: edge.note(effect.error.code, f"what it sent cannot be taken: {effect.error.detail}"),
-    Report: lambda edge, effect: edge.protocol.linkChanged(effect.status),
-    Answered: lambda edge, effect: edge.protocol.pongReceived(effect.rtt, effect.clients),
+    Report: lambda edge, effect: edge.changed(effect.status),
+    Answered: lambda edge, effect: edge.answered(effect.rtt, effect.clients),
     Asked: lambda edge, effect: edge.protocol.pingReceived(),
     Joined: lambda edge, effect: edge.shared.joined(effect.client_id),  # type: ignore[attr-defined]  # a server's
     Left: lambda edge, effect: edge.shared.left(effect.client_id),  # type: ignore[attr-defined]  # a server's

@@ -5,6 +5,7 @@ Neither knows what a judgement rests on; both see to it that the session goes on
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 from autobahn.websocket.protocol import WebSocketProtocol
@@ -16,6 +17,7 @@ from heartbeat.auth import Credentials, credentials_of
 from heartbeat.channel import Channel
 from heartbeat.core.client_link import ClientLink
 from heartbeat.core.errors import CloseCode
+from heartbeat.core.link import LinkStatus
 from heartbeat.core.opening import Declared, Opening
 from heartbeat.core.server_link import ServerLink
 from heartbeat.edge import JUDGED, PACED, Edge
@@ -37,7 +39,7 @@ _TOO_FAST = "too many messages a second (setting message_rate)"
 class ServerEdge(Edge):
     """A server's edge: a candidate until its opening is judged."""
 
-    __slots__ = ("_pacing", "_sent", "account", "is_asked_for")
+    __slots__ = ("_pacing", "_sent", "account", "is_asked_for", "opened_at")
 
     shared: ServerShared
     link: ServerLink | None
@@ -45,6 +47,8 @@ class ServerEdge(Edge):
     def __init__(self, protocol: Any, shared: ServerShared) -> None:
         super().__init__(protocol, shared, exact=False)
         self.is_asked_for = False
+        #: When it came, and from then on when its WebSocket opened; running seconds.
+        self.opened_at = self.now()
         #: Arrival: the address that it counts for.
         self.account: Account | None = None
         self._pacing: Pacing | None = None
@@ -53,6 +57,8 @@ class ServerEdge(Edge):
 
     def enter(self, link: ServerLink, *, is_told: bool) -> None:
         """The WebSocket is open; `is_told`: to somebody who wants to know."""
+        self.opened_at = self.now()
+        self.shared.tally.opened += 1
         self.start(link, link.open(self.now()) if is_told else ())
         self._note_plain()
 
@@ -71,14 +77,15 @@ class ServerEdge(Edge):
         """The connection is gone, with the peer's close code or without any."""
         super().gone(code)
         self.shared.arrivals.left(self)
+        self.shared.arrivals.lane.left(self)
 
     def paced(self) -> None:
         """Count what comes from now on, where anybody is counted."""
         if self.shared.arrivals.is_paced(self):
-            self._pacing = Pacing(self.shared.settings, self.account, self.shared.ticker.running, self.now())
+            self._pacing = Pacing(self.shared.arrivals, self.account, self.shared.ticker.running, self.now())
             self.left = 0
             # What has been read is handled, however much is owed for it.
-            outbox.read_little(self.protocol.transport)
+            self.protocol._heartbeat_reader = outbox.read_little(self.protocol.transport)
 
     def recount(self) -> bool:
         """More has come than was counted: read no more for a moment, if it came too fast."""
@@ -87,8 +94,7 @@ class ServerEdge(Edge):
         now = self.now()
         self.left, owed, own = self._pacing.count(self.left, self.shared.ticker.running, now)
         if own > OVER_PACE:
-            self.note("message_rate", _TOO_FAST)
-            self.cut(CloseCode.POLICY, _TOO_FAST)
+            self._flooded(now)
         elif owed and self._held & PACED:
             # The rest of what had been read already.
             self._paced_until = max(self._paced_until, now + min(_PAUSE, owed))
@@ -98,6 +104,35 @@ class ServerEdge(Edge):
             self.hold(PACED)
             self._arm()
         return not self.dead
+
+    def rested(self, now: float) -> None:
+        """It was not read from for long enough: it is when it is its turn."""
+        self._paced_until = inf
+        self.shared.arrivals.lane.wait(self, self.shared.ticker)
+
+    def go_on(self) -> None:
+        """Waiting: it is its turn."""
+        if not (self.over or self.dead):
+            self.guarded(self._read_again)
+
+    def _read_again(self) -> None:
+        pacing, protocol, now = self._pacing, self.protocol, self.now()
+        if pacing is None:
+            return
+        # Our own clients may have that many on their way, whatever the rate is.
+        most = max(pacing.too_many(OVER_PACE), self.shared.settings.kept_limit)
+        if outbox.are_waiting(protocol.transport, most, begun=protocol.data, rest=protocol._heartbeat_rest()):
+            self._flooded(now)
+            return
+        pacing.read_again(now)
+        self.heard()
+        self.release(PACED)
+        self._arm()
+
+    def _flooded(self, now: float) -> None:
+        self.shared.arrivals.flooded(self.account, now)
+        self.note("message_rate", _TOO_FAST)
+        self.cut(CloseCode.POLICY, _TOO_FAST)
 
     # As a candidate.
 
@@ -141,6 +176,7 @@ class ServerEdge(Edge):
             return
         self._forget_plain()
         self._go_on()
+        self.shared.tally.admitted(self, channel.session, resumed=resumed, reason=reason)
         if resumed and self._pacing is not None:
             replayed = self._sent - channel.session.received
             self._pacing.credit(max(0, min(replayed, self.shared.settings.kept_limit)))
@@ -151,6 +187,7 @@ class ServerEdge(Edge):
         if self.link is not None:
             self._forget_plain()
             self._go_on()
+            self.shared.tally.named(self, client_id)
             self.carry(self.link.named(client_id, self.now()))
             self._note_plain()
 
@@ -164,6 +201,16 @@ class ServerEdge(Edge):
         self.cut(CloseCode.SUPERSEDED, "another connection has resumed this session")
 
     # As an edge.
+
+    def changed(self, status: LinkStatus) -> None:
+        """The link has changed: count it."""
+        self.shared.tally.changed(self, status)
+        super().changed(status)
+
+    def answered(self, rtt: float | None, clients: int | None) -> None:
+        """A ping of ours was answered: count it."""
+        self.shared.tally.answered(rtt)
+        super().answered(rtt, clients)
 
     def note(self, reason: str, why: str) -> None:
         """The peer is refused something: count it."""

@@ -19,9 +19,11 @@ from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOProtocol
 
 __all__ = [
     "Way",
+    "are_waiting",
     "bound_silence",
     "queued",
     "read_little",
+    "read_up_to",
     "unacknowledged",
     "way_to",
     "write",
@@ -34,7 +36,12 @@ Way = Callable[[Any, bytes], bool]
 # Linux: bytes in the socket's send queue that the peer has not acknowledged (tcp(7), SIOCOUTQ).
 _SIOCOUTQ = 0x5411
 
-_LITTLE = 4096
+# As much is read at a time of whoever may not send as much as he likes, and as Twisted reads.
+_LITTLE = 256
+_MUCH = 65_536
+
+# A client's frame is a head of two bytes, a mask of four, and what it holds (RFC 6455, section 5.2).
+_SHORTEST = 6
 
 
 def way_to(transport: Any) -> Way:
@@ -103,11 +110,52 @@ def unacknowledged(transport: Any) -> int | None:
     return int(struct.unpack("i", answer)[0])
 
 
-def read_little(transport: Any) -> None:
-    """Have no more than 4 KiB read from it at a time: Twisted reads 64 KiB, which may be thousands of messages."""
+def read_little(transport: Any) -> Any:
+    """Have little read from it at a time: Twisted reads 64 KiB, which may be thousands of messages.
+
+    Returns what `read_up_to` takes, None where nothing can be done.
+    """
     transport = _below(transport)
-    if isinstance(transport, FileDescriptor):
-        transport.bufferSize = _LITTLE
+    if not isinstance(transport, FileDescriptor):
+        return None
+    transport.bufferSize = _LITTLE
+    return transport
+
+
+def read_up_to(reader: Any, count: int) -> None:
+    """Have so many bytes read at the next time, all of them of one frame; at least a little."""
+    reader.bufferSize = _LITTLE if count <= _LITTLE else min(count, _MUCH)
+
+
+def are_waiting(transport: Any, count: int, *, begun: bytes, rest: int) -> bool:
+    """Whether the peer has sent so many frames of RFC 6455 that nobody has read; False where that cannot be told.
+
+    `begun` is what was read of the first of them, and so many bytes of the `rest` of another one come before it.
+    """
+    while isinstance(transport, ProtocolWrapper):
+        if isinstance(transport, TLSMemoryBIOProtocol):
+            return False
+        transport = transport.transport
+    handle = getattr(transport, "socket", None)
+    if not isinstance(handle, socket.socket) or getattr(transport, "TLS", False):
+        return False
+    try:
+        data = begun + handle.recv(_MUCH, socket.MSG_PEEK)
+    except OSError:
+        # Nothing has come, or the socket is closing under us.
+        return False
+    at, size = rest, len(data)
+    if size - at < count * _SHORTEST:
+        return False
+    while count and at + _SHORTEST <= size:
+        length = data[at + 1] & 127
+        if length == 126:
+            length = 2 + int.from_bytes(data[at + 2 : at + 4])
+        elif length == 127:
+            length = 8 + int.from_bytes(data[at + 2 : at + 10])
+        at += _SHORTEST + length
+        count -= 1
+    return not count
 
 
 def bound_silence(transport: Any, seconds: float) -> bool:

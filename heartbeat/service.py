@@ -5,14 +5,15 @@ For programs that have a service tree of their own, and for twistd. Opens nothin
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from OpenSSL import SSL, crypto
 from twisted.application import strports
-from twisted.application.service import MultiService
+from twisted.application.service import MultiService, Service
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -20,18 +21,25 @@ from zope.interface import implementer
 
 from heartbeat._version import __version__
 from heartbeat.auth import Authenticator
+from heartbeat.certificate import SecuredEndpoint, ServerCertificate
 from heartbeat.chat import Chat, GroupChat
-from heartbeat.core.errors import CloseCode, SettingError
+from heartbeat.core.errors import SettingError
 from heartbeat.core.settings import Settings
 from heartbeat.factory import HeartbeatServerFactory
 from heartbeat.limits import open_file_limit
 from heartbeat.store import Store
 from heartbeat.web.site import make_site
 
-__all__ = ["DEFAULT_LISTEN", "MESSAGES", "PATHS", "HeartbeatService"]
+__all__ = ["DEFAULT_ADMIN", "DEFAULT_LISTEN", "MESSAGES", "PATHS", "SECURED", "HeartbeatService"]
 
 #: Only this machine: a server for the world is asked for by name.
 DEFAULT_LISTEN = "tcp:9000:interface=127.0.0.1"
+
+#: Where a server can be watched; it is not unless that is asked for.
+DEFAULT_ADMIN = "tcp:9001:interface=127.0.0.1"
+
+#: Before a description of any kind: the same over TLS, with the service's own certificate.
+SECURED = "wss:"
 
 #: Where a WebSocket is to be had.
 PATHS = ("/ws", "/")
@@ -56,8 +64,11 @@ class HeartbeatService(MultiService):
 
     `messages` names application messages of ours to serve (`chat`, `group`, `ai`), `ai` is what `heartbeat.ai.AI` is
     told (`url`, `model`, `key`), `store` keeps the sessions (default: in memory), `authenticator` says who may
-    come in. A `factory` of one's own brings the last two with it. `ports` are the listening ports once it has
-    started. Raises SettingError for a description, or a word, that is none.
+    come in. A `factory` of one's own brings the last two with it. Where a description begins with `wss:`, what follows
+    is listened on over TLS, with this `certificate`. `admin` describes a listener on which the server is
+    watched (docs/watching.md), `admin_token` names a file with what whoever does something there has to show. `ports`
+    are the listening ports once it has started, `admin_ports` those to watch it. Raises SettingError for a description,
+    or a word, that is none.
     """
 
     _log = Logger()
@@ -70,14 +81,18 @@ class HeartbeatService(MultiService):
         factory: HeartbeatServerFactory | None = None,
         store: Store | None = None,
         authenticator: Authenticator | None = None,
+        certificate: ServerCertificate | None = None,
         messages: Iterable[str] = (),
         ai: Mapping[str, Any] | None = None,
+        admin: str | None = None,
+        admin_token: str | os.PathLike[str] | None = None,
         reactor: Any = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
         if reactor is None:
             from twisted.internet import reactor  # noqa: PLC0415  # importing this module installs none
         self.settings = settings or Settings()
+        self.certificate = certificate
         served, ai = tuple(dict.fromkeys(messages)), ai or {}
         for word in served:
             if word not in MESSAGES:
@@ -94,22 +109,37 @@ class HeartbeatService(MultiService):
         for word in served:
             MESSAGES[word](self.factory, ai)
         self.ports: list[Any] = []
+        self.admin_ports: list[Any] = []
+        # Those that listen for clients, and for whoever watches; and while it drains, those that are ending.
+        self._listeners: list[Any] = []
+        self._watching: list[Any] = []
+        self._ending: list[Deferred[Any]] | None = None
         for description in (listen,) if isinstance(listen, str) else listen:
-            self._add_listener(description, reactor)
+            described = _with_backlog(description, self.settings.backlog)
+            where = {"factory": self.factory, "listening": self._listening, "reactor": reactor, "tls": certificate}
+            self._listeners.append(_listener("listen", description, described, **where))
+        if admin is not None:
+            site = self._admin_site(admin, admin_token, reactor)
+            where = {"factory": site, "listening": self._watched, "reactor": reactor, "tls": certificate}
+            self._watching.append(_listener("admin", admin, admin, **where))
+        elif admin_token is not None:
+            raise SettingError("admin_token", os.fspath(admin_token), "left out where nothing is said of admin")
+        for one in (*self._listeners, *self._watching):
+            self.addService(one)  # type: ignore[no-untyped-call]  # Twisted's
 
-    def _add_listener(self, description: str, reactor: Any) -> None:
-        try:
-            listener = strports.service(
-                _with_backlog(description, self.settings.backlog), self.factory, reactor=reactor
-            )
-        except (ValueError, TypeError, OSError, IndexError, SSL.Error, crypto.Error) as error:
-            bound = f"an endpoint description such as {DEFAULT_LISTEN} ({error})"
-            raise SettingError("listen", description, bound) from None
-        listener.endpoint = _Told(listener.endpoint, description, self._listening)
-        self.addService(listener)  # type: ignore[no-untyped-call]  # Twisted's
+    def _admin_site(self, description: str, token: str | os.PathLike[str] | None, reactor: Any) -> Any:
+        from heartbeat import admin  # noqa: PLC0415  # only whoever asks for it needs it
+
+        shown = None if token is None else admin.read_token(token)
+        near = admin.is_near(description)
+        if shown is None and not near:
+            bound = f"a listener for this machine alone, such as {DEFAULT_ADMIN}, where there is no admin_token"
+            raise SettingError("admin", description, bound)
+        return admin.make_site(self.factory, admin.Guard(shown, near=near), self.drain, reactor)
 
     def startService(self) -> None:
         """Listen, and say so; whoever comes before the store was read waits for that."""
+        self._ending = None
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's
         timing, beats = self.settings.timing(), self.settings.beats
         self._log.info(
@@ -137,14 +167,29 @@ class HeartbeatService(MultiService):
         )
         self.factory.heartbeat.sessions.start().addCallbacks(self._has_sessions, self._has_none)
 
+    def drain(self) -> Deferred[None]:
+        """Stop listening, and close what is open (1012: come back later); fires when all is gone.
+
+        Whose messages are being handled has `drain_timeout` for that. The service itself goes on, and can be watched.
+        """
+        if self._ending is None:
+            self._ending = [maybeDeferred(one.stopService) for one in self._listeners]
+            self.ports.clear()
+        gone: Deferred[Any] = DeferredList([*self._ending, self.factory.heartbeat.drain()])
+        return gone.addCallback(lambda _: None)
+
     def stopService(self) -> Deferred[None]:
-        """Stop listening, and close what is open (1012: come back later); fires when all is gone, and is kept."""
-        stopped: Deferred[Any] = maybeDeferred(super().stopService)
-        heartbeat = self.factory.heartbeat
-        closed = heartbeat.close_all(CloseCode.RESTART, "the server stops")
-        self.ports.clear()
-        gone: Deferred[Any] = gatherResults([stopped, closed])
-        return gone.addCallback(lambda _: heartbeat.sessions.stop()).addCallback(lambda _: None)
+        """Drain, and let go of the sessions, which are kept; fires when that is done. Until then it can be watched."""
+        Service.stopService(self)
+        others = [one for one in reversed(list(self)) if one not in (*self._listeners, *self._watching)]
+        gone: Deferred[Any] = DeferredList([self.drain(), *(maybeDeferred(one.stopService) for one in others)])
+        gone.addCallback(lambda _: self.factory.heartbeat.sessions.stop())
+        return gone.addBoth(self._stop_watching)
+
+    def _stop_watching(self, result: Any) -> Deferred[Any]:
+        self.admin_ports.clear()
+        stopped: Deferred[Any] = DeferredList([maybeDeferred(one.stopService) for one in self._watching])
+        return stopped.addCallback(lambda _: result)
 
     def _has_sessions(self, _: None) -> None:
         sessions = self.factory.heartbeat.sessions
@@ -160,7 +205,12 @@ class HeartbeatService(MultiService):
 
     def _listening(self, port: Any, description: str) -> None:
         self.ports.append(port)
-        self._log.info("listening on {where}", where=_where(port.getHost(), secure=_kind(description) == "ssl"))
+        self._log.info("listening on {where}", where=_where(port.getHost(), secure=_is_secure(description)))
+
+    def _watched(self, port: Any, description: str) -> None:
+        self.admin_ports.append(port)
+        where = _where(port.getHost(), secure=_is_secure(description), is_site=True)
+        self._log.info("watched at {where}", where=where)
 
 
 @implementer(IStreamServerEndpoint)
@@ -183,9 +233,36 @@ class _Told:
         return deferred.addCallback(tell)
 
 
+def _listener(
+    setting: str,
+    description: str,
+    described: str,
+    *,
+    factory: Any,
+    listening: Any,
+    reactor: Any,
+    tls: ServerCertificate | None,
+) -> Any:
+    """The service that listens as is `described`, and tells of it. Raises SettingError, with the description given."""
+    is_secured = described.startswith(SECURED)
+    if is_secured and tls is None:
+        raise SettingError(setting, description, f"without {SECURED} where there is no tls_certificate")
+    try:
+        listener = strports.service(described.removeprefix(SECURED), factory, reactor=reactor)
+    except LookupError:
+        bound = "a socket that a service manager has handed over, and it has not"
+        raise SettingError(setting, description, bound) from None
+    except (ValueError, TypeError, AttributeError, OSError, SSL.Error, crypto.Error) as error:
+        default = DEFAULT_LISTEN if setting == "listen" else DEFAULT_ADMIN
+        raise SettingError(setting, description, f"an endpoint description such as {default} ({error})") from None
+    endpoint = listener.endpoint if tls is None or not is_secured else SecuredEndpoint(listener.endpoint, tls)
+    listener.endpoint = _Told(endpoint, description, listening)
+    return listener
+
+
 def _with_backlog(description: str, backlog: int) -> str:
     """The description with our listen queue, where it has none of its own and its kind knows one."""
-    if _kind(description) not in ("tcp", "tcp6", "ssl", "unix") or ":backlog=" in description:
+    if _kind(description.removeprefix(SECURED)) not in ("tcp", "tcp6", "ssl", "unix") or ":backlog=" in description:
         return description
     return f"{description}:backlog={backlog}"
 
@@ -194,7 +271,11 @@ def _kind(description: str) -> str:
     return description.partition(":")[0]
 
 
-def _where(address: Any, *, secure: bool) -> str:
+def _is_secure(description: str) -> bool:
+    return description.startswith(SECURED) or _kind(description) == "ssl"
+
+
+def _where(address: Any, *, secure: bool, is_site: bool = False) -> str:
     """Where a port listens, as somebody would type it."""
     if isinstance(address, UNIXAddress):
         name = address.name.decode(errors="replace") if isinstance(address.name, bytes) else address.name
@@ -206,4 +287,5 @@ def _where(address: Any, *, secure: bool) -> str:
     host = f"[{host}]" if ":" in host else host
     scheme, web = ("wss", "https") if secure else ("ws", "http")
     note = ", on every interface" if everywhere else ""
-    return f"{scheme}://{host}:{address.port}/ws (page: {web}://{host}:{address.port}/){note}"
+    page = f"{web}://{host}:{address.port}/"
+    return f"{page if is_site else f'{scheme}://{host}:{address.port}/ws (page: {page})'}{note}"

@@ -120,6 +120,7 @@ class ServerShared(Shared):
         self.gone: list[Callable[[Any], object]] = []
         #: What is counted for whoever watches the server.
         self.tally = Tally()
+        self.gone.append(self.tally.gone)
         #: Called when the server stops.
         self.stopped: list[Callable[[], object]] = []
         self.sessions.started.append(self.await_absent)
@@ -219,6 +220,7 @@ class ServerShared(Shared):
 
     def _ticked(self, now: float) -> None:
         super()._ticked(now)
+        self.tally.ticked(self.ticker.late)
         self.refusals.ticked(now)
         if self.draining is not None:
             self.draining.ticked(now)

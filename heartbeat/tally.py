@@ -11,7 +11,7 @@ import time
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from heartbeat.core.errors import CloseCode
@@ -68,8 +68,9 @@ class Histogram:
 class Death:
     """A link that died: convicted, or broken without a goodbye of either end. Times are seconds, `at` since 1970.
 
-    `reason` is the monitor's word, or `broken`; `detail` says it in a sentence. `silent_for`, `unanswered_for`, `rtt`,
-    `busy` and `level` are the evidence of that moment, as in `LinkStatus`; `age` is how long the connection was open.
+    `reason` is the monitor's word, or `broken`; `detail` says it in a sentence. `silent_for`, `unanswered_for` (of a
+    `no-pong`: at least), `rtt`, `busy` and `level` are the evidence of that moment, as in `LinkStatus`; `age` is how
+    long the connection was open.
     """
 
     at: float
@@ -109,8 +110,8 @@ class Tally:
         #: The latest of them is the last.
         self.deaths: deque[Death] = deque(maxlen=MOST_DEATHS)
         self._wall = wall
-        # Connections that are suspected just now.
-        self._suspected: set[Any] = set()
+        # Connections that are suspected just now, and since when each has owed an answer, in its running time.
+        self._suspected: dict[Any, float] = {}
 
     # The edge of a connection, as far as it is looked at here, has `link`, `protocol`, `shared`, `opened_at` and `now`.
 
@@ -118,14 +119,15 @@ class Tally:
         """A link has changed: it is suspected, or not any more, or convicted."""
         if status.event == State.SUSPECT:
             self.suspicions += 1
-            self._suspected.add(edge)
+            self._suspected[edge] = edge.now() - status.unanswered_for
         elif status.event == State.DEAD:
-            self._suspected.discard(edge)
             self.convictions[status.reason] += 1
             self.detection.note(status.silent_for)
-            self._died(edge, status, status.reason)
-        elif edge in self._suspected:
-            self._suspected.remove(edge)
+            # A link that is dead has no pings out. One that was not even suspected has exhausted our patience.
+            since = self._suspected.pop(edge, None)
+            owed = edge.link.monitor.timing.patience if since is None else edge.now() - since
+            self._died(edge, replace(status, unanswered_for=owed), status.reason)
+        elif self._suspected.pop(edge, None) is not None:
             self.relieved += 1
 
     def answered(self, rtt: float | None) -> None:
@@ -154,7 +156,7 @@ class Tally:
         link, protocol = edge.link, edge.protocol
         if link is None:
             return
-        self._suspected.discard(edge)
+        self._suspected.pop(edge, None)
         ended_by, code = _ended_by(protocol)
         self.closed[ended_by, code] += 1
         if ended_by == "nobody":

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from math import inf
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from twisted.logger import Logger
 
 from heartbeat import watchdog
 from heartbeat.core.running import RunningTime
-from heartbeat.core.wheel import Wheel
+from heartbeat.core.wheel import Entry, Wheel
 
 __all__ = ["Alarm", "Ticker", "Timed", "make_monotonic", "raw_clock"]
 
@@ -26,6 +27,9 @@ _log = Logger()
 
 # By how much sums of seconds may differ that should be equal; no round trip is as short.
 _ROUNDING = 1e-6
+
+# So many seconds of a tick are spent on them without a turn of the reactor.
+_SLICE = 0.0005
 
 # A machine that slept for less may as well have been busy.
 _SLEPT = 2.0
@@ -101,6 +105,8 @@ class Ticker:
         self.wheel = Wheel(tick, self.now())
         #: Raw time of the latest tick; the watchdog's thread reads it.
         self.ticked_at = self.raw()
+        #: By how many seconds the latest tick was late.
+        self.late = 0.0
         self._tick = tick
         self._on_tick = on_tick
         self._on_wake = on_wake
@@ -109,6 +115,8 @@ class Ticker:
         self._users = 0
         self._loop = LoopingCall(self._ticked)
         self._loop.clock = reactor
+        # Those who are due and have not looked yet.
+        self._handed_out: Iterator[Entry] = iter(())
         self._turning: list[Callable[[], None]] = []
         self._turn: Any = None
         self.alarms: set[Alarm] = set()
@@ -167,7 +175,10 @@ class Ticker:
     def _is_about_to_tick(self) -> bool:
         # Whoever was merely blocked, or had to wait for the processor, has a tick to make up for.
         call = self._loop.call
-        return call is not None and call.getTime() - self.reactor.seconds() <= 2 * self._tick
+        if call is None:
+            return False
+        due: float = call.getTime()  # type: ignore[misc]  # Twisted says that it were no method
+        return due - float(self.reactor.seconds()) <= 2 * self._tick
 
     def _start(self) -> None:
         # The first tick comes a tick from now: nothing can be due before.
@@ -176,15 +187,27 @@ class Ticker:
         )
 
     def _ticked(self) -> None:
-        self.ticked_at = raw = self.raw()
+        raw = self.raw()
+        self.late = max(0.0, raw - self.ticked_at - self._tick)
+        self.ticked_at = raw
         now = self.running.ticked(raw)
         self._look_for_sleep(now)
-        for entry in self.wheel.due(now):
-            entry.due(now)  # type: ignore[attr-defined]  # whoever sits in this wheel is Timed
+        self._handed_out = chain(self._handed_out, self.wheel.due(now))
+        self._hand_out()
         if self._on_tick is not None:
             self._on_tick(now)
         if self._users == 0:
             self._loop.stop()
+
+    def _hand_out(self) -> None:
+        """Have those look who are due; where there are many, others have a turn of the reactor in between."""
+        raw, now = self.raw(), self.now()
+        for entry in self._handed_out:
+            entry.due(now)  # type: ignore[attr-defined]  # whoever sits in this wheel is Timed
+            if self.raw() - raw > _SLICE:
+                if self._users:
+                    self.turn(self._hand_out)
+                return
 
     def _look_for_sleep(self, now: float) -> None:
         before, self._slept_before = self._slept_before, self._slept()

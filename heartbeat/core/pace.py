@@ -43,6 +43,11 @@ class Pace:
         """The seconds that are owed."""
         return max(0.0, -self._at_most(now) / self.rate)
 
+    def bound(self, burst: float) -> None:
+        """Have so many come at once from now on, and no more than that be left."""
+        self.burst = burst
+        self._left = min(self._left, burst)
+
     def credit(self, count: float) -> None:
         """Have so many not count: beyond the burst, too, for whoever could not know better."""
         self._left += count

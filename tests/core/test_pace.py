@@ -37,6 +37,28 @@ def test_who_rests_has_the_burst_again_and_not_more():
     assert pace.take(3600.0) > 0
 
 
+def test_from_a_bound_on_no_more_than_that_comes_at_once():
+    pace = Pace(rate=10.0, burst=20.0, now=0.0)
+    pace.take(0.0, 5)
+
+    pace.bound(2.0)
+    assert pace.take(0.0, 2) == 0.0
+    assert pace.take(0.0, 1) == pytest.approx(0.1)
+
+    assert pace.is_rested(10.0)
+    assert pace.take(10.0, 2) == 0.0
+    assert pace.take(10.0, 1) == pytest.approx(0.1)
+
+
+def test_a_bound_forgives_nothing():
+    pace = Pace(rate=10.0, burst=20.0, now=0.0)
+    pace.take(0.0, 30)
+
+    pace.bound(2.0)
+
+    assert pace.owes(0.0) == pytest.approx(1.0)
+
+
 def test_a_credit_counts_beyond_the_burst_until_it_is_used():
     """A replay of fifty, credited, takes nothing of the burst; time does not add to a credit, nor take from it."""
     pace = Pace(10, 20, 0.0)

@@ -34,6 +34,10 @@ class Call:
     def __repr__(self):
         return f"{self.func} at {self.at}"
 
+    def getTime(self):
+        """IDelayedCall: when it comes due, by the machine's own clock."""
+        return self.due
+
     def active(self):
         """IDelayedCall: whether it is yet to come."""
         return self.is_set

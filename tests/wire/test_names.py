@@ -186,7 +186,6 @@ def test_the_core_imports_nothing_from_above_and_nothing_that_does_io(path):
 LAYERS = (
     ("core", "_version", "addresses", "refusals"),
     (
-        "arrivals",
         "handshake",
         "auth",
         "watchdog",
@@ -204,10 +203,10 @@ LAYERS = (
         "sse",
         "tally",
     ),
-    ("reactor", "tokens"),
-    ("ticker", "pacing", "handling", "tables", "model", "fastpath"),
-    ("channel", "sqlite", "cluster", "lean"),
-    ("sessions",),
+    ("reactor", "tokens", "ticker"),
+    ("lane", "handling", "tables", "model", "fastpath"),
+    ("arrivals", "channel", "sqlite", "cluster", "lean"),
+    ("sessions", "pacing"),
     ("register",),
     ("admission", "draining"),
     ("shared",),

@@ -42,6 +42,8 @@ class Far:
     data = b""
     peer = "somebody"
     wasNotCleanReason = None
+    closedByMe = droppedByMe = wasClean = False
+    remoteCloseCode = localCloseCode = None
 
     def __init__(self, crowd, shared, kind):
         self.crowd = crowd

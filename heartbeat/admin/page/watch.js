@@ -1,0 +1,318 @@
+// The operator's page: how a server is, who is there, and why links died; asked of it every two seconds.
+//
+// Keeps the token, and what it has seen, in memory only. Never writes HTML: a client's id is a stranger's text.
+
+const EVERY_MS = 2000;
+/** Clients that are shown, and round trips that are drawn of each. */
+const [PAGE, SPAN] = [50, 60];
+/** So long a button waits to be pressed once more. */
+const SURE_MS = 4000;
+const [WIDTH, HEIGHT] = [96, 28];
+
+const SVG = "http://www.w3.org/2000/svg";
+const $ = (id) => document.getElementById(id);
+
+let token = "";
+let after = "";
+let next = null;
+
+/** A refusal of the server's, in its own words. */
+class Refused extends Error {
+    constructor(status, sentence) {
+        super(sentence.trim());
+        this.status = status;
+    }
+}
+
+async function ask(path, method = "GET") {
+    const headers = token ? { authorization: `Bearer ${token}` } : {};
+    const signal = AbortSignal.timeout(5 * EVERY_MS);
+    const answer = await fetch(path, { method, headers, signal, cache: "no-store" });
+    if (!answer.ok) throw new Refused(answer.status, await answer.text());
+    return answer.json();
+}
+
+function put(element, text) {
+    if (element.textContent !== text) element.textContent = text;
+}
+
+function say(sentence) {
+    put($("note"), sentence);
+    put($("said"), sentence);
+}
+
+// How numbers are written.
+
+const sum = (counts) => Object.values(counts).reduce((all, one) => all + one, 0);
+
+const counted = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
+
+function size(bytes) {
+    if (bytes === null) return "–";
+    const step = [
+        [2 ** 30, "GiB"],
+        [2 ** 20, "MiB"],
+        [2 ** 10, "KiB"],
+    ].find(([of]) => bytes >= of);
+    return step ? `${(bytes / step[0]).toFixed(1)} ${step[1]}` : `${bytes} B`;
+}
+
+function span(seconds) {
+    if (seconds < 120) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
+    return seconds < 7200 ? `${Math.floor(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
+
+const trip = (ms) => (ms < 999.5 ? `${ms.toFixed(ms < 99.95 ? 1 : 0)} ms` : `${(ms / 1000).toFixed(2)} s`);
+
+// How the server is.
+
+const STATES = { ready: "acknowledged", leaving: "suspect", silent: "dead", closed: "closed" };
+
+function show_state(state, word, sentence) {
+    const section = $("now");
+    if (section.dataset.state !== STATES[state]) {
+        section.dataset.state = STATES[state];
+        put($("said"), `${word}. ${sentence}`);
+    }
+    put($("word"), word);
+    put($("sentence"), sentence);
+    document.title = `${word} – txheartbeat`;
+}
+
+function show_totals(totals) {
+    const { clients, states, room, connections, unready } = totals;
+    const there = room === null ? "any number of connections" : `${room} connections`;
+    const beats = `Beats every ${totals.interval_s} s; a dead peer is found within ${totals.bound_s.toFixed(1)} s.`;
+    if (unready) show_state("leaving", "Not ready", `${unready[0].toUpperCase()}${unready.slice(1)}.`);
+    else show_state("ready", "Ready", `Room for ${there}. ${beats}`);
+    const numbers = {
+        ...clients,
+        connections,
+        sessions: totals.sessions,
+        kept: size(totals.kept_bytes),
+        outgoing: size(totals.outgoing_bytes),
+        longest: size(totals.outgoing_longest_bytes),
+        waiting: states.waiting + states.suspect,
+        late: trip(totals.late_s * 1000),
+        convictions: sum(totals.convictions),
+        suspicions: totals.suspicions,
+        relieved: totals.relieved,
+        reconnects: totals.reconnects,
+        resumes: totals.resumes,
+        "not-resumed": sum(totals.resumes_refused),
+        replayed: totals.replayed,
+        opened: totals.opened,
+        refused: sum(totals.refused),
+    };
+    for (const [id, number] of Object.entries(numbers)) put($(id), `${number}`);
+}
+
+// Who is there.
+
+/** A button that does what cannot be undone: pressed twice. */
+function arm(button, what, act) {
+    let later;
+    const rest = () => {
+        clearTimeout(later);
+        later = undefined;
+        put(button, what);
+    };
+    button.onclick = async () => {
+        if (!token) {
+            say("This needs the token.");
+            $("token").focus();
+            return;
+        }
+        if (later === undefined) {
+            put(button, "Really?");
+            later = setTimeout(rest, SURE_MS);
+            return;
+        }
+        rest();
+        try {
+            say(await act());
+        } catch (error) {
+            say(`${what}: ${error.message}.`);
+        }
+        watch();
+    };
+    rest();
+}
+
+/** What stands above the table's columns, for where there is no room for that; a name needs no label. */
+const LABELS = ["Standing", "State", "Round trip", "Silent for", "Open for", "Queue", "Peer"];
+
+/** A row of the table: one connection of a client, or a client without any. */
+class Row {
+    element = document.createElement("tr");
+    #cells = Array.from({ length: 9 }, () => document.createElement("td"));
+    #trips = [];
+    #line = document.createElementNS(SVG, "polyline");
+    #text = document.createElement("span");
+
+    constructor(client_id) {
+        const svg = document.createElementNS(SVG, "svg");
+        svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
+        svg.setAttribute("aria-hidden", "true");
+        svg.append(this.#line);
+        this.#cells[3].append(svg, this.#text);
+        this.element.append(...this.#cells);
+        for (const [index, label] of LABELS.entries()) this.#cells[index + 1].dataset.label = label;
+        put(this.#cells[0], client_id);
+        this.#cells[0].title = client_id;
+        this.button = document.createElement("button");
+        this.button.setAttribute("aria-label", `Kick ${client_id}`);
+        this.button.type = "button";
+        this.#cells[8].append(this.button);
+        arm(this.button, "Kick", async () => {
+            const { closed } = await ask(`clients/${encodeURIComponent(client_id)}/kick`, "POST");
+            return `Kicked ${client_id}: ${counted(closed, "connection")}.`;
+        });
+    }
+
+    show(client, connection) {
+        const state = connection?.state ?? "closed";
+        const [, standing, word, , silent, age, queue, peer] = this.#cells;
+        put(standing, connection?.standing ?? client.standing ?? "–");
+        put(word, connection ? `${state}${connection.busy ? ", busy" : ""}` : "–");
+        word.dataset.state = state;
+        put(silent, connection ? span(connection.silent_for_s) : "–");
+        put(age, connection ? span(connection.age_s) : "–");
+        put(queue, connection ? size(connection.outgoing_bytes) : "–");
+        put(peer, connection ? `${connection.peer}, level ${connection.level}` : `${counted(client.sessions, "session")} kept`);
+        this.button.hidden = !connection;
+        this.#show_trip(connection?.rtt_ms ?? null, connection?.tcp_rtt_ms ?? null);
+    }
+
+    #show_trip(own_ms, kernels_ms) {
+        const ms = own_ms ?? kernels_ms;
+        if (ms === null) {
+            put(this.#text, "–");
+            return;
+        }
+        this.#trips = [...this.#trips.slice(1 - SPAN), ms];
+        put(this.#text, `${trip(ms)}${own_ms === null ? "*" : ""}`);
+        const high = Math.max(1, ...this.#trips) * 1.1;
+        const points = this.#trips.map((one, index) => {
+            const x = WIDTH - (this.#trips.length - 1 - index) * (WIDTH / (SPAN - 1));
+            return `${x.toFixed(1)},${(HEIGHT - 1 - (one / high) * (HEIGHT - 2)).toFixed(1)}`;
+        });
+        this.#line.setAttribute("points", points.join(" "));
+    }
+}
+
+let rows = new Map();
+
+function show_clients({ clients, next: following }) {
+    next = following;
+    $("next").disabled = !next && !after;
+    put($("next"), next || !after ? `Next ${PAGE}` : "From the first");
+    const shown = new Map();
+    for (const client of clients) {
+        for (const connection of client.connections.length ? client.connections : [null]) {
+            const key = JSON.stringify([client.client_id, connection?.peer ?? null]);
+            const row = rows.get(key) ?? new Row(client.client_id);
+            row.show(client, connection);
+            shown.set(key, row);
+        }
+    }
+    rows = shown;
+    const wanted = [...rows.values()].map(({ element }) => element);
+    const body = $("rows");
+    // Who has a button under his fingers keeps it: nothing is moved that is in its place.
+    for (const element of [...body.children]) if (!wanted.includes(element)) element.remove();
+    wanted.forEach((element, index) => {
+        if (body.children[index] !== element) body.insertBefore(element, body.children[index] ?? null);
+    });
+    $("empty").hidden = wanted.length > 0;
+}
+
+// Why links died.
+
+const REASONS = {
+    silent: "was silent",
+    "no-pong": "sent bytes, and no answer",
+    broken: "broke off",
+};
+
+let last_death = "";
+
+function show_deaths({ deaths }) {
+    const key = JSON.stringify(deaths[0] ?? "");
+    if (key === last_death) return;
+    last_death = key;
+    const items = deaths.map((death) => {
+        const [item, time, who] = ["li", "time", "b"].map((name) => document.createElement(name));
+        item.dataset.state = death.reason === "broken" ? "closed" : "dead";
+        time.dateTime = new Date(death.at * 1000).toISOString();
+        time.textContent = new Date(death.at * 1000).toLocaleString();
+        who.textContent = death.client_id;
+        const evidence = [
+            death.detail,
+            death.reason !== "silent" && `silent for ${span(death.silent_for)}`,
+            death.unanswered_for > 0 && `no answer for ${span(death.unanswered_for)}`,
+            death.rtt !== null && `last round trip ${trip(death.rtt * 1000)}`,
+            death.busy && "busy",
+            `level ${death.level}`,
+            `open for ${span(death.age)}`,
+            death.peer,
+        ];
+        item.append(time, who, ` ${REASONS[death.reason] ?? death.reason}: ${evidence.filter(Boolean).join(", ")}`);
+        return item;
+    });
+    $("deaths").replaceChildren(...items);
+    $("no-deaths").hidden = items.length > 0;
+}
+
+// Watching.
+
+let [is_asking, is_due] = [false, false];
+
+async function watch() {
+    is_due = is_asking;
+    if (is_asking || document.hidden) return;
+    is_asking = true;
+    const query = new URLSearchParams({ limit: PAGE, after, standing: $("standing").value });
+    try {
+        const [totals, clients, deaths] = await Promise.all([ask("totals"), ask(`clients?${query}`), ask("deaths")]);
+        show_totals(totals);
+        show_clients(clients);
+        show_deaths(deaths);
+    } catch (error) {
+        if (error instanceof Refused) show_state("closed", "Refused", `The server says: ${error.message}.`);
+        else show_state("silent", "No answer", "The server does not answer this page.");
+    }
+    is_asking = false;
+    // Something else was wanted meanwhile.
+    if (is_due) watch();
+}
+
+function turn_to(client_id) {
+    after = client_id;
+    watch();
+}
+
+arm($("drain"), "Drain the server", async () => {
+    await ask("drain", "POST");
+    return "The server asks everybody to come back later, and closes.";
+});
+$("may").onsubmit = (event) => {
+    event.preventDefault();
+    token = $("token").value.trim();
+    $("token").value = "";
+    $("drain").hidden = !token;
+    say("The token is kept until this page is closed. The server judges it when it is used.");
+    watch();
+};
+$("which").onsubmit = (event) => {
+    event.preventDefault();
+    turn_to($("after").value.trim());
+};
+$("standing").onchange = () => turn_to("");
+$("next").onclick = () => {
+    turn_to(next ?? "");
+    $("after").value = after;
+};
+document.addEventListener("visibilitychange", watch);
+setInterval(watch, EVERY_MS);
+watch();

@@ -1,0 +1,83 @@
+"""The site on which a server is watched: twisted.web's, with no timer of its own, and for requests that carry nothing.
+
+It stands on a listener of its own, so its connections are none of those that it shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.logger import Logger
+from twisted.web.http import HTTPChannel
+from twisted.web.server import Request, Site
+
+from heartbeat.admin.guard import Guard
+from heartbeat.admin.resources import make_root
+
+__all__ = ["make_site"]
+
+# Of a scraper that keeps its connection open.
+_IDLE = 90.0
+
+# Asked for every few seconds.
+_UNTOLD = frozenset({b"/metrics", b"/healthz", b"/readyz", b"/totals", b"/clients", b"/deaths"})
+
+_SENTENCE = b"nothing here takes a request with a body\n"
+_TOO_MUCH = (
+    b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n"
+    b"Content-Length: %d\r\n\r\n%b" % (len(_SENTENCE), _SENTENCE)
+)
+
+
+class _Channel(HTTPChannel):
+    """Takes no bodies: twisted.web would keep what a stranger sends, on disk, before anybody has asked who he is."""
+
+    def allHeadersReceived(self) -> None:
+        """Twisted's: the head of a request is complete; a length of None is that of chunks."""
+        if self.length != 0:
+            transport: Any = self.transport
+            transport.write(_TOO_MUCH)
+            self.loseConnection()  # type: ignore[no-untyped-call]  # Twisted's
+            # What follows of it is not parsed.
+            self.setRawMode()  # type: ignore[no-untyped-call]  # Twisted's
+            self.rawDataReceived = _ignore  # type: ignore[method-assign]  # as said
+            return
+        super().allHeadersReceived()  # type: ignore[no-untyped-call]  # Twisted's
+
+
+def _ignore(data: bytes) -> None:
+    """What nobody asked for."""
+
+
+class _Site(Site):
+    """twisted.web's, with an access log that needs no timer, of what is not asked for all the time."""
+
+    requestFactory = Request
+    protocol = _Channel  # type: ignore[assignment]  # a factory of one of its kind; ours speaks no HTTP/2
+
+    _log = Logger()
+
+    def startFactory(self) -> None:
+        """Twisted's: nothing to start."""
+
+    def stopFactory(self) -> None:
+        """Twisted's: nothing to stop."""
+
+    def log(self, request: Any) -> None:
+        """Twisted's: a request was answered."""
+        if request.method in (b"GET", b"HEAD") and request.path in _UNTOLD and request.code < 400:
+            return
+        self._log.info(
+            "{method} {uri} {code} from {peer}",
+            method=request.method[:200].decode("latin-1"),
+            uri=request.uri[:200].decode("latin-1"),
+            code=request.code,
+            peer=getattr(request.getClientAddress(), "host", "a local peer"),
+        )
+
+
+def make_site(server: Any, guard: Guard, drain: Callable[[], object], reactor: Any) -> Site:
+    """The site to watch a server (its factory) by; `drain` has it close all that is open, and stop listening."""
+    root = make_root(server, guard, drain)
+    return _Site(root, reactor=reactor, timeout=_IDLE)  # type: ignore[no-untyped-call]  # Twisted's
