@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
-import gc
 import os
-from collections.abc import Callable
+import sys
 from functools import cached_property
 from typing import Any, ClassVar
 
-from twisted.internet.error import CannotListenError
 from twisted.python import usage
 
+from heartbeat import logs
 from heartbeat.auth import Authenticator
-from heartbeat.core.errors import SettingError, StoreError
+from heartbeat.certificate import ServerCertificate
+from heartbeat.config import places_of, read
+from heartbeat.core.errors import SettingError
 from heartbeat.core.settings import BEATS, LEVEL0, Settings
-from heartbeat.service import DEFAULT_LISTEN, MESSAGES, HeartbeatService
+from heartbeat.launched import Launched
+from heartbeat.service import DEFAULT_LISTEN, MESSAGES, SECURED, HeartbeatService
 from heartbeat.sqlite import SqliteStore
+from heartbeat.store import Store
 from heartbeat.ticker import make_monotonic
 
 __all__ = ["Options", "makeService"]
 
 
-def _number(option: str, kind: type) -> Callable[[str], Any]:
-    """What turns the text given for `option` into a number of its kind, or says which option was wrong."""
+class _Number:
+    """What turns the text given for an option into a number of its `kind`, or says which option was wrong."""
 
-    def coerce(text: str) -> Any:
+    def __init__(self, option: str, kind: type) -> None:
+        self.kind = kind
+        self._option = option
+
+    def __call__(self, text: str) -> Any:
         try:
-            return kind(text)
+            return self.kind(text)
         except ValueError:
-            words = "a whole number" if kind is int else "a number"
-            raise ValueError(f"--{option} must be {words}, not {text!r}") from None
-
-    return coerce
+            words = "a whole number" if self.kind is int else "a number"
+            raise ValueError(f"--{self._option} must be {words}, not {text!r}") from None
 
 
 def _parameter(option: str, short: str | None, default: float | None, text: str, kind: type) -> list[Any]:
-    return [option, short, default, text, _number(option, kind)]
+    return [option, short, default, text, _Number(option, kind)]
 
 
 class Options(usage.Options):
@@ -49,7 +54,11 @@ class Options(usage.Options):
         "Try it: twistd -n --pidfile= heartbeat, and in another shell: heartbeat-client ws://127.0.0.1:9000/ws"
     )
 
+    #: Options of one text in which there may be several, with commas between.
+    separated: ClassVar[tuple[str, ...]] = ("messages",)
+
     optParameters: ClassVar[list[list[Any]]] = [
+        ["config", "c", None, "A file (TOML) of these options by their names; the command line wins over it."],
         _parameter("interval", "i", 6.0, "Seconds between beats, unless a client wishes for others.", float),
         ["beats", "b", None, f"Who sends the pings, for all: {', '.join(BEATS)}. Default: as each client wishes."],
         _parameter(
@@ -83,18 +92,27 @@ class Options(usage.Options):
         _parameter("handshake-timeout", None, 5.0, "Seconds that an opening handshake may take.", float),
         _parameter("grace", None, None, "Seconds that an absence goes unannounced. Default: 40.", float),
         _parameter("window", None, 120.0, "Seconds that the session of a client that is gone is kept.", float),
-        ["store", None, "memory", "What keeps the sessions: memory, or sqlite:PATH to survive a crash."],
+        _parameter("drain-after", None, 1.0, "When it stops: seconds until the first client is to be back.", float),
+        _parameter("drain-rate", None, 500.0, "When it stops: clients a second that are asked to come back.", float),
+        _parameter("drain-timeout", None, 10.0, "When it stops: seconds that handlers may take to finish.", float),
+        ["store", None, "memory", "What keeps the sessions: memory; to survive a crash sqlite:PATH, or redis://HOST."],
         ["messages", "m", None, f"Application messages to serve, of {','.join(MESSAGES)}. Default: none."],
         ["level0", None, None, f"Pages that open no session: {' or '.join(LEVEL0)}. Default: allow."],
         ["ai-url", None, None, "An OpenAI-compatible endpoint for onaichat; its key is HEARTBEAT_AI_KEY."],
         ["ai-model", None, None, "The model to ask there."],
+        ["tls-certificate", None, None, "A file (PEM) of the certificate and its chain, for --listen wss:tcp:9443."],
+        ["tls-key", None, None, "Its private key (PEM). Default: in the same file. SIGHUP has both read again."],
         ["auth-jwt", None, None, "Let in who shows a token (JWT) signed by a key of this file (JWK Set, PEM, secret)."],
         ["auth-audience", None, None, "What the aud of a token must name. Default: a token must have none."],
         ["auth-issuer", None, None, "What the iss of a token must be. Default: anything."],
+        ["log-format", None, "text", "How the log is written: text, or json, an object a line."],
+        ["admin", None, None, "Be watched here, and not by clients: tcp:9001:interface=127.0.0.1. Default: nowhere."],
+        ["admin-token", None, None, "A file with the token to kick and drain there, and to watch from elsewhere."],
         _parameter("trust-forwarded", None, 0, "How many proxies in front append to X-Forwarded-For.", int),
     ]
 
     optFlags: ClassVar[list[list[Any]]] = [
+        ["check-config", None, "Say whether all options are right, and start nothing."],
         ["trust-client-ids", None, "Honour client ids that are only claimed, not from this machine alone."],
         ["no-fast-path", None, "Leave every frame and handshake to Autobahn: slower, the same answers."],
     ]
@@ -103,6 +121,8 @@ class Options(usage.Options):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
+        # What the command line does not say a file may, so nothing is here by default until all is parsed.
+        self.clear()
         self["listen"] = []
         self["origin"] = []
         self.settings = Settings()
@@ -124,7 +144,48 @@ class Options(usage.Options):
             raise usage.UsageError(f"unexpected argument {arguments[0]!r}; endpoints are given by --listen")
 
     def postOptions(self) -> None:
-        """Judge all that was given, in one sentence."""
+        """Judge all that was given, on the command line and in the file; all that is wrong is said, in sentences."""
+        given = {name for name, value in self.items() if value != []}
+        said, mistakes = read(self["config"], places_of(self)) if "config" in given else ({}, [])
+        from_file = said.keys() - given
+        self.update({name: said[name] for name in from_file})
+        for name, default in self.defaults.items():
+            self.setdefault(name, default)
+        while (error := self._mistake()) is not None:
+            name = _OPTION_OF.get(error.name, error.name.replace("_", "-"))
+            where = f"{self['config']}: " if name in from_file else "--"
+            mistakes.append(f"{where}{name} must be {error.bound}, not {error.value!r}")
+            if not self._leave_out(name, error.value):
+                break
+        self._say(mistakes)
+
+    def _say(self, mistakes: list[str]) -> None:
+        """End here if there are any, or if to look for them was all that was asked for."""
+        if len(mistakes) > 1:
+            mistakes.insert(0, f"{len(mistakes)} mistakes")
+        if self["check-config"]:
+            if not mistakes:
+                sys.stdout.write(f"{self['config'] or 'the command line'}: no mistakes\n")
+            raise SystemExit("\n".join(mistakes) or 0)
+        if mistakes:
+            raise usage.UsageError("\n".join(mistakes))
+
+    def _leave_out(self, name: str, value: Any) -> bool:
+        """Go on without what was found to be wrong, to find what else is; whether that changed anything."""
+        before, now = dict(self), self.get(name)
+        if isinstance(now, list):
+            self[name] = [text for text in now if text != value]
+        elif name in self.separated and now:
+            self[name] = ",".join(word for word in now.split(",") if word != value)
+        else:
+            for left in (name, *_LEANING.get(name, ())):
+                self[left] = self.defaults.get(left)
+            if name.startswith("tls-"):
+                self["listen"] = [where for where in self["listen"] if not where.startswith(SECURED)]
+        return before != dict(self)
+
+    def _mistake(self) -> SettingError | None:
+        """The first thing that is wrong with these options."""
         try:
             self.settings = Settings(
                 interval=self["interval"],
@@ -140,26 +201,33 @@ class Options(usage.Options):
                 handshake_timeout=self["handshake-timeout"],
                 grace=self["grace"],
                 window=self["window"],
+                drain_after=self["drain-after"],
+                drain_rate=self["drain-rate"],
+                drain_timeout=self["drain-timeout"],
                 level0=self["level0"],
                 trust_forwarded=self["trust-forwarded"],
                 trust_client_ids=bool(self["trust-client-ids"]),
                 fast_path=not self["no-fast-path"],
                 origins=tuple(self["origin"]),
             )
+            logs.judge(self["log-format"], self.parent or {})
             # Nothing is left open by this; a wrong endpoint or limit is said now, and not by a traceback later.
             self.service()
         except SettingError as error:
-            name = _OPTION_OF.get(error.name, error.name.replace("_", "-"))
-            raise usage.UsageError(f"--{name} must be {error.bound}, not {error.value!r}") from None
+            return error
+        return None
 
-    def service(self, reactor: Any = None) -> HeartbeatService:
+    def service(self, reactor: Any = None) -> Launched:
         """The service of these options. Raises SettingError."""
-        return _Launched(
+        return Launched(
             self["listen"] or [DEFAULT_LISTEN],
             self.settings,
             store=self._store(),
             authenticator=self.authenticator,
+            certificate=self.certificate,
             messages=self["messages"].split(",") if self["messages"] else (),
+            admin=self["admin"],
+            admin_token=self["admin-token"],
             ai={"url": self["ai-url"], "model": self["ai-model"], "key": os.environ.get("HEARTBEAT_AI_KEY")},
             reactor=reactor,
         )
@@ -176,17 +244,33 @@ class Options(usage.Options):
 
         return SignedTokens(self["auth-jwt"], audience=self["auth-audience"], issuer=self["auth-issuer"])
 
-    def _store(self) -> SqliteStore | None:
+    @cached_property
+    def certificate(self) -> ServerCertificate | None:
+        """What is shown over TLS. Raises SettingError."""
+        path, key = self["tls-certificate"], self["tls-key"]
+        if path is None:
+            if key is not None:
+                raise SettingError("tls_key", key, "left out where there is no --tls-certificate")
+            return None
+        if not any(where.startswith(SECURED) for where in (*self["listen"], self["admin"] or "")):
+            raise SettingError("tls_certificate", path, f"left out where no --listen begins with {SECURED}")
+        return ServerCertificate(path, key)
+
+    def _store(self) -> Store | None:
         kind, _, path = self["store"].partition(":")
         if kind == "sqlite" and path:
             return SqliteStore(path)
+        if kind in ("redis", "rediss", "redis+unix") and path:
+            try:
+                from heartbeat.cluster.store import RedisStore  # noqa: PLC0415  # only whoever asks for it needs it
+            except ImportError as error:
+                bound = "memory or sqlite:PATH without the extra redis: pip install 'txheartbeat[redis]'"
+                raise SettingError("store", self["store"], f"{bound} ({error})") from None
+            return RedisStore(self["store"])
         if self["store"] != "memory":
-            raise SettingError("store", self["store"], "memory or sqlite:PATH")
+            raise SettingError("store", self["store"], "memory, sqlite:PATH or redis://HOST")
         return None
 
-
-# So many objects more than went, and the garbage collector looks through the youngest; Python's own number is 700.
-_NEW_OBJECTS = 10_000
 
 _OPTION_OF = {
     "message_limit": "max-message",
@@ -196,31 +280,12 @@ _OPTION_OF = {
     "issuer": "auth-issuer",
 }
 
-
-class _Launched(HeartbeatService):
-    """The service where the process is ours."""
-
-    def privilegedStartService(self) -> None:
-        """Listen; what stands in the way is said in a sentence."""
-        try:
-            super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's
-        except (CannotListenError, OSError, OverflowError, ValueError) as error:
-            raise SystemExit(f"heartbeat: {error}") from None
-
-    def startService(self) -> None:
-        """Start, if the store can be used."""
-        store = self.factory.heartbeat.sessions.store
-        if isinstance(store, SqliteStore):
-            try:
-                store.check()
-            except StoreError as error:
-                raise SystemExit(f"heartbeat: {error}") from None
-        super().startService()
-        # What is there now stays. To look through it, and through all connections for every 700 objects that are new,
-        # made the slowest handshakes of a storm wait two to three times as long (64 ms, now 21 to 31; November 2026).
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(_NEW_OBJECTS)
+# Where the first is wrong, nothing can be said of those that lean on it.
+_LEANING = {
+    "auth-jwt": ("auth-audience", "auth-issuer"),
+    "tls-certificate": ("tls-key",),
+    "tls-key": ("tls-certificate",),
+}
 
 
 def makeService(options: Options) -> HeartbeatService:
@@ -228,4 +293,7 @@ def makeService(options: Options) -> HeartbeatService:
     from twisted.internet import reactor  # noqa: PLC0415  # twistd has installed it by now
 
     make_monotonic(reactor)
-    return options.service(reactor)
+    service = options.service(reactor)
+    if options["log-format"] == "json":
+        service.launcher = options.parent
+    return service
