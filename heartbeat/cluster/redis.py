@@ -19,7 +19,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from txredisapi import RedisProtocol, ResponseError
+from txredisapi import BaseRedisProtocol, ResponseError
 
 from heartbeat.cluster.scripts import ASKED, READING
 from heartbeat.core.errors import SettingError, StoreError
@@ -270,8 +270,11 @@ class Redis:
             timer.cancel()
 
 
-class _Connection(RedisProtocol):  # type: ignore[misc]  # untyped
-    """One connection, of bytes, that loads the scripts before anything else is asked."""
+class _Connection(BaseRedisProtocol):  # type: ignore[misc]  # untyped
+    """One connection, of bytes, that loads the scripts before anything else is asked.
+
+    Not on hiredis, which txredisapi takes where it finds it: with its version 3.5 no answer ever comes.
+    """
 
     def __init__(self, redis: Redis) -> None:
         super().__init__(charset=None, convertNumbers=False)
