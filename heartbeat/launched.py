@@ -60,11 +60,12 @@ class Launched(HeartbeatService):
             except StoreError as error:
                 raise SystemExit(f"heartbeat: {error}") from None
         super().startService()
+        self._manager = Manager.of(os.environ)
+        # Before anything is said by which somebody may know that it is time to hang up.
+        self._mind_hangups()
         if self.certificate is not None:
             self.certificate.tell()
-        self._manager = Manager.of(os.environ)
         self._mind_the_manager()
-        self._mind_hangups()
         # What is there now stays. To look through it, and through all connections for every 700 objects that are new,
         # made the slowest handshakes of a storm wait two to three times as long (64 ms, now 21 to 31; November 2026).
         gc.collect()

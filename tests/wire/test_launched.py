@@ -106,3 +106,22 @@ def test_it_can_be_started_again(reactor, hangup, manager):
         service.stopService()
         assert (manager(), manager(), manager()) == ("READY=1", "STOPPING=1", None)
     assert signal.getsignal(signal.SIGHUP) is hangup
+
+
+def test_the_signal_is_taken_before_the_certificate_is_told_of(reactor, hangup, monkeypatch):
+    """Whoever reads that line, and has it read again at once, must not end the process by that."""
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    handlers = []
+
+    class Certificate:
+        def tell(self):
+            handlers.append(signal.getsignal(signal.SIGHUP))
+
+    service = Launched(reactor=reactor)
+    service.certificate = Certificate()
+    service.privilegedStartService()
+    service.startService()
+    service.stopService()
+
+    assert len(handlers) == 1
+    assert handlers[0] is not hangup
