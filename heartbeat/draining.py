@@ -7,6 +7,7 @@ done, at the latest after `drain_timeout`.
 
 from __future__ import annotations
 
+from collections import deque
 from math import ceil
 from typing import Any
 
@@ -25,23 +26,25 @@ _BATCH = 500
 
 
 class Draining:
-    """The connections there are when it begins, and when each is closed. `window`: what they are told, in seconds."""
+    """The connections there are when it begins, and when each is closed."""
 
     def __init__(self, settings: Settings, edges: set[Any], now: float) -> None:
         self._deadline = now + settings.drain_timeout
         told = [edge for edge in edges if edge.link is not None and edge.link.level]
         untold = [edge for edge in edges if edge.link is None or not edge.link.level]
         # A client waits for half of its session's window at most.
-        longest = settings.drain_after + len(edges) / settings.drain_rate
-        self.window = settings.drain_after, max(settings.drain_after, min(longest, settings.window / 2))
-        frame = drain_frame(*(round(1000 * seconds) for seconds in self.window))
+        first = settings.drain_after
+        last = max(first, min(first + len(edges) / settings.drain_rate, settings.window / 2))
+        frame = drain_frame(round(1000 * first), round(1000 * last))
         for edge in told:
             edge.write(frame)
         # Whoever comes back the moment he is closed comes back at a moment of our choice, so these are spread.
         gap = min(1 / settings.drain_rate, settings.drain_timeout / 2 / max(1, len(untold)))
-        self._pages = {edge: now + number * gap for number, edge in enumerate(untold)}
+        self._pages = deque((now + number * gap, edge) for number, edge in enumerate(untold))
         self._waiting = dict.fromkeys(told)
-        self._batch = max(_BATCH, ceil(len(told) * settings.tick / (settings.drain_timeout / 2)))
+        # In half of the time all have had their turn; without any time the first look closes them.
+        ticks = max(1, int(settings.drain_timeout / 2 / settings.tick))
+        self._batch = max(_BATCH, ceil(len(told) / ticks))
         self._edges = edges
         self.ticked(now)
 
@@ -51,11 +54,8 @@ class Draining:
             for edge in tuple(self._edges):
                 _close(edge)
             return
-        for edge, at in tuple(self._pages.items()):
-            if at > now:
-                break
-            del self._pages[edge]
-            _close(edge)
+        while self._pages and self._pages[0][0] <= now:
+            _close(self._pages.popleft()[1])
         left = self._batch
         for edge in tuple(self._waiting):
             if edge.over or edge.channel is None or edge.channel.session.is_idle:

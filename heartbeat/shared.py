@@ -54,7 +54,6 @@ class Shared:
         self.sessions = self._make_sessions()
         #: The connections there are.
         self.edges: set[Any] = set()
-        self._closing: list[Deferred[None]] = []
 
     @classmethod
     def of(cls, factory: Any) -> Self:
@@ -66,23 +65,10 @@ class Shared:
             setattr(factory, _ATTRIBUTE, shared)
         return shared
 
-    def close_all(self, code: int, reason: str) -> Deferred[None]:
-        """Close every connection; fires when all are gone, which takes `close_timeout` at most."""
-        closed: Deferred[None] = Deferred()
-        self._closing.append(closed)
-        self.sessions.flush()
-        for edge in tuple(self.edges):
-            edge.close(code, reason)
-        self.one_is_gone()
-        return closed
-
     def one_is_gone(self) -> None:
-        """Whoever waits for the last connection is told when it was that."""
+        """A connection is gone; after the last of them nothing is owed to anybody."""
         if not self.edges:
             self.sessions.rest()
-            closing, self._closing = self._closing, []
-            for closed in closing:
-                closed.callback(None)
 
     def _make_sessions(self) -> Sessions:
         return Sessions(self.settings, self.ticker, getattr(self.factory, "heartbeat_store", None))
@@ -125,8 +111,9 @@ class ServerShared(Shared):
         self.stopped: list[Callable[[], object]] = []
         self.sessions.started.append(self.await_absent)
         self.sessions.ended.append(self._session_ended)
-        #: While the server is on its way out.
+        #: While the server is on its way out; and who waits until all are gone.
         self.draining: Draining | None = None
+        self._drained: list[Deferred[None]] = []
         self._awaiting = False
         self._stopped = False
 
@@ -153,6 +140,10 @@ class ServerShared(Shared):
     def one_is_gone(self) -> None:
         """A connection is gone: while anybody's absence is yet to be announced, the tick goes on."""
         super().one_is_gone()
+        if not self.edges:
+            waiting, self._drained = self._drained, []
+            for drained in waiting:
+                drained.callback(None)
         self.await_absent()
 
     def await_absent(self) -> None:
@@ -173,13 +164,13 @@ class ServerShared(Shared):
 
         That is when no messages are being handled any more, after `drain_timeout` and `close_timeout` at the latest.
         """
-        closed: Deferred[None] = Deferred()
-        self._closing.append(closed)
+        drained: Deferred[None] = Deferred()
+        self._drained.append(drained)
         self.sessions.flush()
         if self.draining is None:
             self.draining = Draining(self.settings, self.edges, self.ticker.now())
         self.one_is_gone()
-        return closed
+        return drained
 
     def start(self) -> None:
         """The server starts, perhaps not for the first time."""

@@ -76,7 +76,7 @@ def server():
         for factory, port, client in ends:
             await client.stopService()
             await port.stopListening()
-            await factory.heartbeat.close_all(1012, "the test is over").addTimeout(SOON, reactor)
+            await factory.heartbeat.drain().addTimeout(SOON, reactor)
             assert factory.ai.count == 0
 
     pytest_twisted.blockon(Deferred.fromCoroutine(stop()))

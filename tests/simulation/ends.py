@@ -13,7 +13,7 @@ from twisted.internet.error import ConnectError
 
 from heartbeat.chat import Chat
 from heartbeat.client import HeartbeatClient
-from heartbeat.core.errors import CloseCode, SessionFull
+from heartbeat.core.errors import SessionFull
 from heartbeat.factory import HeartbeatServerFactory
 
 
@@ -195,7 +195,7 @@ class Server(Process):
         """Stop as it should: connections are closed, and the sessions left in the store. `stopped` tells the end."""
         self.listens = False
         self._is_asked_to_stop()
-        closed = self.factory.heartbeat.close_all(CloseCode.RESTART, "restart")
+        closed = self.factory.heartbeat.drain()
         closed.addCallback(lambda _: self.factory.heartbeat.sessions.stop())
         closed.addCallback(self.stopped.append)
         self.factory.doStop()

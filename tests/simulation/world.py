@@ -104,6 +104,7 @@ class World:
             beats=chance.choice((None, None, None, "server", "both", "none")),
             kept_limit=chance.choice((1000, 1000, 12)),
             full_patience=chance.choice((30.0, 30.0, 10.0)),
+            drain_timeout=0.0,
             trust_client_ids=True,
             fast_path=False,
         )

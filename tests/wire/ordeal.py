@@ -13,7 +13,7 @@ from durable import DurableStore
 from twisted.internet.defer import Deferred
 
 from heartbeat.client import HeartbeatClient
-from heartbeat.core.errors import CloseCode, SessionFull, Unconfirmed
+from heartbeat.core.errors import SessionFull, Unconfirmed
 from heartbeat.core.settings import Settings
 from heartbeat.factory import HeartbeatServerFactory
 from heartbeat.store import MemoryStore
@@ -26,6 +26,7 @@ QUICK = {
     "timeout_max": 2.0,
     "probe": 1.0,
     "tick": 0.2,
+    "drain_timeout": 0.0,
     "delays": (0.3,),
     "attempts": 1000,
     "open_timeout": 3.0,
@@ -272,7 +273,7 @@ class Ordeal:
             self.client.stopService().addCallback(stopped.append)
         else:
             self.world.refuses = True
-            self.factory.heartbeat.close_all(CloseCode.RESTART, "restart")
+            self.factory.heartbeat.drain()
             self.advance(1.5)
             self.factory.heartbeat.sessions.stop().addCallback(stopped.append)
             self.factory.doStop()

@@ -88,6 +88,21 @@ def test_what_takes_too_long_is_not_waited_for(serve, person, world):
     assert gone.called
 
 
+def test_without_any_time_all_are_told_and_closed_at_once(serve, person, connect, world):
+    factory = serve(drain_timeout=0.0)
+    factory.register("work", lambda protocol, message: Deferred())
+    alice, page = person("alice"), connect().open()
+    alice.say(type="work")
+
+    gone = factory.heartbeat.drain()
+    world.advance(0.1)
+
+    assert drained(alice.peer) == [(1000, 1004)]
+    assert (alice.peer.closed_with, page.closed_with) == (1012, 1012)
+    world.advance(1.5)
+    assert gone.called
+
+
 def test_a_page_without_a_session_is_told_nothing_and_closed_at_a_moment_of_its_own(serve, connect, world):
     factory = serve(drain_rate=2.0, tick=0.05)
     pages = [connect().open() for _ in range(4)]

@@ -225,7 +225,7 @@ def test_a_connection_that_is_closed_while_it_is_judged_gets_no_session_and_ends
     factory = serve_on(authenticator=Slow())
     page = connect().open()
     page.say({"type": "onopen", "v": 1})
-    stopped = factory.heartbeat.close_all(1012, "the server stops")
+    stopped = factory.heartbeat.drain()
     world.advance(0.5)
 
     asked.callback("alice")
