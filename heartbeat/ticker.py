@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import chain
 from math import inf
 from typing import Any, Protocol
 
@@ -116,7 +116,7 @@ class Ticker:
         self._loop = LoopingCall(self._ticked)
         self._loop.clock = reactor
         # Those who are due and have not looked yet.
-        self._handed_out: Iterator[Entry] = iter(())
+        self._handed_out: deque[Iterator[Entry]] = deque()
         self._turning: list[Callable[[], None]] = []
         self._turn: Any = None
         self.alarms: set[Alarm] = set()
@@ -192,7 +192,7 @@ class Ticker:
         self.ticked_at = raw
         now = self.running.ticked(raw)
         self._look_for_sleep(now)
-        self._handed_out = chain(self._handed_out, self.wheel.due(now))
+        self._handed_out.append(self.wheel.due(now))
         self._hand_out()
         if self._on_tick is not None:
             self._on_tick(now)
@@ -202,12 +202,14 @@ class Ticker:
     def _hand_out(self) -> None:
         """Have those look who are due; where there are many, others have a turn of the reactor in between."""
         raw, now = self.raw(), self.now()
-        for entry in self._handed_out:
-            entry.due(now)  # type: ignore[attr-defined]  # whoever sits in this wheel is Timed
-            if self.raw() - raw > _SLICE:
-                if self._users:
-                    self.turn(self._hand_out)
-                return
+        while self._handed_out:
+            for entry in self._handed_out[0]:
+                entry.due(now)  # type: ignore[attr-defined]  # whoever sits in this wheel is Timed
+                if self.raw() - raw > _SLICE:
+                    if self._users:
+                        self.turn(self._hand_out)
+                    return
+            self._handed_out.popleft()
 
     def _look_for_sleep(self, now: float) -> None:
         before, self._slept_before = self._slept_before, self._slept()

@@ -382,6 +382,47 @@ def test_an_alarm_keeps_to_running_time(clock, ticker, rung):
     assert rung == [pytest.approx(2, abs=2 * TICK)]
 
 
+class Slow(Entry):
+    """Takes longer to look than a slice of a tick."""
+
+    def __init__(self, clock, order):
+        super().__init__()
+        self.clock = clock
+        self.order = order
+
+    def due(self, now):
+        super().due(now)
+        self.order.append("look")
+        self.clock.rightNow += 0.001
+
+
+def test_those_who_are_due_look_in_slices_and_others_have_a_turn_in_between(ticker, clock):
+    order = []
+    for _ in range(5):
+        ticker.wheel.arm(Slow(clock, order), 0.1)
+    clock.callLater(TICK, order.append, "other")
+    clock.callLater(TICK + 0.0015, order.append, "another")
+
+    clock.advance(TICK)
+
+    assert sorted(order) == ["another", *["look"] * 5, "other"]
+    assert order.index("other") < order.index("another") < len(order) - 1
+
+
+def test_however_long_more_come_due_than_can_look_they_all_look_in_the_end(ticker, clock):
+    entries = [Slow(clock, []) for _ in range(600)]
+    for number, entry in enumerate(entries):
+        ticker.wheel.arm(entry, number // 2 * TICK)
+    for _ in range(300):
+        clock.rightNow += TICK
+        ticker._ticked()
+    assert sum(len(entry.looks) for entry in entries) < 600
+
+    clock.advance(0)
+
+    assert [len(entry.looks) for entry in entries] == [1] * 600
+
+
 # A wall clock that steps, under a time that does not.
 
 
