@@ -24,6 +24,7 @@ __all__ = [
     "queued",
     "read_little",
     "read_up_to",
+    "round_trip",
     "unacknowledged",
     "way_to",
     "write",
@@ -35,6 +36,10 @@ Way = Callable[[Any, bytes], bool]
 
 # Linux: bytes in the socket's send queue that the peer has not acknowledged (tcp(7), SIOCOUTQ).
 _SIOCOUTQ = 0x5411
+
+# Linux: what the kernel knows of a TCP connection (tcp(7), struct tcp_info); its smoothed round trip in microseconds.
+_TCP_INFO = 11
+_RTT_AT = 68
 
 # As much is read at a time of whoever may not send as much as he likes, and as Twisted reads.
 _LITTLE = 256
@@ -108,6 +113,19 @@ def unacknowledged(transport: Any) -> int | None:
         # The socket is closing under us, or has closed and has no number any more.
         return None
     return int(struct.unpack("i", answer)[0])
+
+
+def round_trip(transport: Any) -> float | None:
+    """Seconds to the peer and back, or to the next proxy, as the kernel knows it; TCP on Linux only."""
+    handle = _tcp_socket(transport)
+    if handle is None or sys.platform != "linux":
+        return None
+    try:
+        known = handle.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _RTT_AT + 4)
+    except OSError:
+        # It is closing under us.
+        return None
+    return int(struct.unpack_from("I", known, _RTT_AT)[0]) / 1_000_000
 
 
 def read_little(transport: Any) -> Any:

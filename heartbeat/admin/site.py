@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.logger import Logger
 from twisted.web.http import HTTPChannel
 from twisted.web.server import Request, Site
 
 from heartbeat.admin.guard import Guard
 from heartbeat.admin.resources import make_root
+from heartbeat.web.site import QuietSite
 
 __all__ = ["make_site"]
 
@@ -50,31 +50,13 @@ def _ignore(data: bytes) -> None:
     """What nobody asked for."""
 
 
-class _Site(Site):
-    """twisted.web's, with an access log that needs no timer, of what is not asked for all the time."""
-
+class _Site(QuietSite):
     requestFactory = Request
     protocol = _Channel  # type: ignore[assignment]  # a factory of one of its kind; ours speaks no HTTP/2
 
-    _log = Logger()
-
-    def startFactory(self) -> None:
-        """Twisted's: nothing to start."""
-
-    def stopFactory(self) -> None:
-        """Twisted's: nothing to stop."""
-
-    def log(self, request: Any) -> None:
-        """Twisted's: a request was answered."""
-        if request.method in (b"GET", b"HEAD") and request.path in _UNTOLD and request.code < 400:
-            return
-        self._log.info(
-            "{method} {uri} {code} from {peer}",
-            method=request.method[:200].decode("latin-1"),
-            uri=request.uri[:200].decode("latin-1"),
-            code=request.code,
-            peer=getattr(request.getClientAddress(), "host", "a local peer"),
-        )
+    def is_told(self, request: Any) -> bool:
+        """Whether this request has its line in the log: not what is asked for all the time."""
+        return not (request.method in (b"GET", b"HEAD") and request.path in _UNTOLD and request.code < 400)
 
 
 def make_site(server: Any, guard: Guard, drain: Callable[[], object], reactor: Any) -> Site:

@@ -5,9 +5,6 @@ Reads, and changes nothing. What takes a look at every connection takes it in sl
 
 from __future__ import annotations
 
-import socket
-import struct
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -16,8 +13,6 @@ from heapq import nsmallest
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import ISystemHandle
-from twisted.protocols.policies import ProtocolWrapper
 
 from heartbeat import outbox
 from heartbeat._version import __version__
@@ -32,10 +27,6 @@ MOST = 1000
 # Seconds that a look at every connection takes of one turn of the reactor, and after how many it looks at the clock.
 _SLICE = 0.002
 _BETWEEN = 64
-
-# Linux: what the kernel knows of a TCP connection (tcp(7), struct tcp_info); its smoothed round trip in microseconds.
-_TCP_INFO = 11
-_RTT_AT = 68
 
 
 def word_of(standing: Standing) -> str:
@@ -206,22 +197,11 @@ def _connection(edge: Any) -> dict[str, Any]:
         "busy": monitor.busy,
         "age_s": round(now - edge.opened_at, 3),
         "silent_for_s": round(now - monitor.heard_at, 3),
-        "rtt_ms": None if rtt is None else round(rtt * 1000, 3),
-        "tcp_rtt_ms": _tcp_rtt_ms(transport),
+        "rtt_ms": _ms(rtt),
+        "tcp_rtt_ms": _ms(outbox.round_trip(transport)),
         "outgoing_bytes": outbox.queued(transport),
     }
 
 
-def _tcp_rtt_ms(transport: Any) -> float | None:
-    """The round trip as the kernel knows it, to the next proxy or the peer; None where it cannot tell."""
-    while isinstance(transport, ProtocolWrapper):
-        transport = transport.transport
-    handle = transport.getHandle() if ISystemHandle.providedBy(transport) else None
-    if sys.platform != "linux" or not isinstance(handle, socket.socket) or handle.family == socket.AF_UNIX:
-        return None
-    try:
-        known = handle.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _RTT_AT + 4)
-    except OSError:
-        # It is closing under us.
-        return None
-    return int(struct.unpack_from("I", known, _RTT_AT)[0]) / 1000
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)

@@ -17,7 +17,7 @@ from heartbeat.handshake import path_of
 from heartbeat.web.answers import Refusal
 from heartbeat.web.resources import live_page
 
-__all__ = ["make_site"]
+__all__ = ["QuietSite", "make_site"]
 
 # Asked for by browsers and not by people.
 _UNTOLD = frozenset({b"/favicon.svg", b"/favicon.ico"})
@@ -57,14 +57,8 @@ class _Channel(HTTPChannel):
         super().requestDone(request)  # type: ignore[no-untyped-call]  # Twisted's
 
 
-class _Site(Site):
+class QuietSite(Site):
     """twisted.web's, with an access log that needs no timer."""
-
-    #: For the protocol that hands over to us: twisted.web would write a body to disk before anybody asked for it.
-    takes_bodies = False
-
-    requestFactory = _Request
-    protocol = _Channel  # type: ignore[assignment]  # a factory of one of its kind; ours speaks no HTTP/2
 
     _log = Logger()
 
@@ -76,15 +70,31 @@ class _Site(Site):
 
     def log(self, request: Any) -> None:
         """Twisted's: a request was answered."""
-        if request.path in _UNTOLD:
+        if not self.is_told(request):
             return
         self._log.info(
             "{method} {uri} {code} from {peer}",
             method=request.method[:200].decode("latin-1"),
             uri=request.uri[:200].decode("latin-1"),
             code=request.code,
-            peer=request.getClientAddress().host if hasattr(request.getClientAddress(), "host") else "a local peer",
+            peer=getattr(request.getClientAddress(), "host", "a local peer"),
         )
+
+    def is_told(self, request: Any) -> bool:
+        """Whether this request has its line in the log."""
+        raise NotImplementedError
+
+
+class _Site(QuietSite):
+    #: For the protocol that hands over to us: twisted.web would write a body to disk before anybody asked for it.
+    takes_bodies = False
+
+    requestFactory = _Request
+    protocol = _Channel  # type: ignore[assignment]  # a factory of one of its kind; ours speaks no HTTP/2
+
+    def is_told(self, request: Any) -> bool:
+        """Whether this request has its line in the log."""
+        return request.path not in _UNTOLD
 
 
 def make_site(reactor: Any, messages: Iterable[str] = ()) -> Site:
