@@ -125,8 +125,7 @@ class ServerEdge(Edge):
             self._flooded(now)
             return
         pacing.read_again(now)
-        self.heard()
-        self.release(PACED)
+        super().rested(now)
         self._arm()
 
     def _flooded(self, now: float) -> None:

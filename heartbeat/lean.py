@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from heartbeat import outbox
 from heartbeat.core.settings import Settings
-from heartbeat.handshake import accept_of, in_pieces, ordinary_headers
+from heartbeat.handshake import accept_of, compact, in_pieces, ordinary_headers
 from heartbeat.quiet import FewerLines
 
 __all__ = ["LeanServerProtocol", "function_of", "no_compression", "options_of"]
@@ -302,6 +302,8 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
         """Autobahn's: bytes of the opening handshake have arrived."""
         headers = ordinary_headers(self.data) if self._heartbeat_may_answer() else None
         if headers is None or ("x-forwarded-for" in headers and self.trustXForwardedFor):
+            # Autobahn keeps it for as long as the connection.
+            self.data = compact(self.data)
             super().processHandshake()
             return
         self._heartbeat_pieces, self.data = in_pieces(self.data), b""

@@ -151,8 +151,6 @@ class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, LeanServerProtoc
             self._heartbeat_hand_over(site)
         else:
             self._heartbeat_asked = True
-            # The head is kept for as long as the connection.
-            self.data = compact(self.data)
             super().processHandshake()
 
     def _heartbeat_may_answer(self) -> bool:

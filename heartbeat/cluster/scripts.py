@@ -147,19 +147,11 @@ _APPEND = """
 """
 
 _HANDLE = """
-  local sid, wrong = owned()
-  if wrong then
-    return wrong
-  end
   redis.call('HSET', session(sid), 'handled', next_argument())
   return carry_out()
 """
 
 _CONFIRM = """
-  local sid, wrong = owned()
-  if wrong then
-    return wrong
-  end
   local upto = math.min(tonumber(next_argument()), tonumber(redis.call('HGET', session(sid), 'sent')))
   if upto > tonumber(redis.call('HGET', session(sid), 'confirmed')) then
     forget(sid, upto)
@@ -170,10 +162,6 @@ _CONFIRM = """
 """
 
 _DETACH = """
-  local sid, wrong = owned()
-  if wrong then
-    return wrong
-  end
   redis.call('HSET', session(sid), 'detached_at', next_argument())
   return {}
 """
@@ -190,14 +178,18 @@ _TAKE_OVER = """
 """
 
 _EXPIRE = """
-  local sid, wrong = owned()
-  if wrong then
-    return wrong
-  end
   forget(sid, '+')
   redis.call('DEL', session(sid), log(sid), prefix .. 'm:' .. sid)
   redis.call('ZREM', prefix .. 'sessions', sid)
   return carry_out()
+"""
+
+# What only the owner of a session may do to it.
+_OWNED = """
+  local sid, wrong = owned()
+  if wrong then
+    return wrong
+  end
 """
 
 #: What changes something, by its name.
@@ -206,11 +198,11 @@ ASKED = {
     for name, body in {
         "open": _OPEN,
         "append": _APPEND,
-        "handle": _HANDLE,
-        "confirm": _CONFIRM,
-        "detach": _DETACH,
+        "handle": _OWNED + _HANDLE,
+        "confirm": _OWNED + _CONFIRM,
+        "detach": _OWNED + _DETACH,
         "take_over": _TAKE_OVER,
-        "expire": _EXPIRE,
+        "expire": _OWNED + _EXPIRE,
     }.items()
 }
 

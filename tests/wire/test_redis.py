@@ -163,7 +163,6 @@ def test_where_there_is_none_the_start_fails_in_a_sentence_and_may_be_tried_agai
 def test_a_wrong_password_is_said(redis, turns):
     redis.kill()
     redis.options = (*SAFE, "--requirepass", "right")
-    redis.options += ("--port", "0")
     redis.start()
     store = RedisStore(redis.url, reactor=turns.reactor)
 
