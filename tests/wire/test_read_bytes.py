@@ -88,7 +88,7 @@ def test_of_a_page_no_byte_is_kept_where_it_was_read(reading, connect, head, fas
 @pytest.mark.parametrize("more", [0, 500, 900, 15_000])
 def test_a_head_is_kept_where_python_keeps_what_is_small(reading, connect, more):
     """Above 512 bytes the C library would give it the place of a chunk that was read before."""
-    reading()
+    reading(fast_path=True)
     head = request(cookie="x" * more)
     page = connect()
     page.write(head)
