@@ -73,7 +73,7 @@ test: $(VENV)/test
 	$(PYTEST) $(QUICK) --dist loadfile
 
 # What is quick runs again with every frame and handshake left to Autobahn, but for what knows nothing of that choice: the
-# core, and the programs of the examples and documents, which make theirs themselves.
+# core, and the programs of the examples and documents, which make theirs themselves. Both search for longer.
 #
 # Most of it turns reactors of its own, in memory, and sees nothing of the one that is installed. The modules that do see
 # it, or start servers on one of its kind, run again on asyncio's and on ours.
@@ -82,10 +82,15 @@ ON_REACTORS := $(filter-out $(DOCUMENTS),$(shell grep -lE 'internet import .*rea
 	tests/wire/test_*.py tests/serve/test_*.py))
 
 # Of what is slow, that which only has much to do, and does not mind who else is at work. The rest measures, stalls and kills.
-COMPUTE := tests/core tests/wire tests/simulation tests/serve/test_package.py
+COMPUTE := tests/core tests/wire tests/simulation \
+	$(addprefix tests/serve/test_,$(addsuffix .py,container docs_running examples package systemd tls_reload tokens_served))
+
+# What hypothesis searches: four times as far as in `make test`.
+FURTHER := --hypothesis-profile=thorough
 
 test-all: test $(NODE_MODULES)/made
-	$(PYTEST) $(QUICK) --dist loadfile --plain-path tests/wire tests/serve $(DOCUMENTS:%=--ignore=%)
+	$(PYTEST) $(QUICK) --dist loadfile $(FURTHER) tests/core
+	$(PYTEST) $(QUICK) --dist loadfile $(FURTHER) --plain-path tests/wire tests/serve $(DOCUMENTS:%=--ignore=%)
 	$(PYTEST) $(QUICK) --maxschedchunk 1 --reactor=asyncio $(ON_REACTORS)
 	$(if $(OURS),$(PYTEST) $(QUICK) --maxschedchunk 1 -p tests.on_heartbeat_reactor $(ON_REACTORS))
 	$(PYTEST) -n 2 --dist worksteal -m 'slow or faults' $(COMPUTE)

@@ -4,7 +4,7 @@ import json
 from math import ceil
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from heartbeat.core.errors import PeerError, SessionFull, StateError, Violation
@@ -734,7 +734,6 @@ OFTEN = ["send", "write", "arrive", "handle"] * 4 + ["acknowledge", "resume"] * 
 LIVES = st.lists(st.tuples(st.sampled_from(OFTEN), st.sampled_from([CLIENT, SERVER]), st.integers(1, 4)), min_size=50)
 
 
-@settings(max_examples=100)
 @given(LIVES)
 def test_over_a_connection_that_is_cut_at_random_nothing_is_lost_nothing_comes_twice_and_all_in_order(life):
     pair = Pair()

@@ -6,7 +6,11 @@ import re
 import signal
 from pathlib import Path
 
+import pytest
 from processes import BIN, Program, client, free_port
+
+# Each starts programs, most of them several.
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,6 +13,9 @@ from heartbeat.core.errors import CloseCode
 from heartbeat.logs import MEMBERS
 from heartbeat.tap import Options
 
+# Each starts programs, most of them several.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "running.md").read_text("utf-8")
 

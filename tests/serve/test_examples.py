@@ -15,6 +15,9 @@ from certificates import Certificates
 from plain_client import MESSAGES
 from processes import BIN, LOOPBACK, Program, client, free_port
 
+# Each starts programs, most of them several.
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PLAIN_CLIENT = Path(__file__).parent / "plain_client.py"
 

@@ -18,6 +18,9 @@ from test_tls_reload import Authority, serial_seen
 
 from heartbeat import Settings
 
+# Each starts programs, most of them several.
+pytestmark = pytest.mark.slow
+
 CONTRIB = Path(__file__).parents[2] / "contrib"
 
 #: What each step may take at most; it takes a fraction of a second.

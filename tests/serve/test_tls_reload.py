@@ -22,6 +22,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from processes import BIN, REACTORS, Program, client, twistd
 
+# Each starts programs, most of them several.
+pytestmark = pytest.mark.slow
+
 #: What each step may take at most; it takes a fraction of a second.
 SOON = 30.0
 

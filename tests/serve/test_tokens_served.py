@@ -21,6 +21,9 @@ from processes import BIN, Program, client, free_port, twistd
 
 from heartbeat.tokens import LEEWAY, LONGEST_TOKEN
 
+# Each starts programs, most of them several.
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "signed_tokens.py"
 
 #: What each step may take at most; it takes a second or two.

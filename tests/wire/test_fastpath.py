@@ -13,7 +13,7 @@ from struct import pack
 import pytest
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from peers import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame, request
 from test_bad_input import BROKEN, NEVER_ANSWERED, REBUILT, REFUSED, SPLICED
@@ -92,7 +92,6 @@ def test_what_autobahn_must_see_it_sees_on_either_way(make):
 # Any frames whatever.
 
 
-@settings(max_examples=60)
 @given(st.randoms(use_true_random=False), st.sampled_from([ours, hosts]))
 def test_any_life_is_the_same_on_every_way(chance, make):
     with Twins(make, WAYS, message_limit=2048) as twins:

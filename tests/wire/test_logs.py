@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.application.service import Application
 from twisted.application.twist._options import TwistOptions
@@ -181,7 +181,6 @@ anything = st.recursive(
 )
 
 
-@settings(max_examples=60)
 @given(st.dictionaries(st.text(st.characters()), anything), st.text(st.characters()))
 def test_whatever_an_event_holds_it_is_one_line_of_ascii_that_any_reader_takes(fields, text):
     """No field and no message makes a second line, or one that is no JSON."""

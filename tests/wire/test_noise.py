@@ -3,7 +3,7 @@
 import json
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from peers import connect, frame, request
 
@@ -74,7 +74,6 @@ def test_noise_is_refused_or_waited_out(handshake, segments):
     served(world)
 
 
-@settings(max_examples=80)
 @given(
     payloads=st.lists(st.binary(max_size=40) | MESSAGES.map(lambda message: json.dumps(message).encode()), max_size=6),
     cuts=st.lists(st.integers(0, 400), max_size=10),
@@ -100,7 +99,6 @@ def test_frames_mean_the_same_in_whatever_pieces_they_arrive(payloads, cuts):
     assert heard[0] == heard[1]
 
 
-@settings(max_examples=80)
 @given(messages=st.lists(MESSAGES, max_size=8))
 def test_a_server_takes_any_words_and_answers_every_ping_of_theirs(messages):
     world = server()
@@ -116,7 +114,6 @@ def test_a_server_takes_any_words_and_answers_every_ping_of_theirs(messages):
     served(world)
 
 
-@settings(max_examples=80)
 @given(messages=st.lists(MESSAGES, max_size=8))
 def test_a_client_takes_any_words_and_comes_back_if_it_must(messages):
     world = server()

@@ -387,6 +387,7 @@ def test_an_address_has_as_many_messages_as_fifty_connections_and_is_only_slowed
     assert all(len(peer.messages) == 20 for peer in peers)
 
 
+@pytest.mark.slow
 def test_when_a_flood_is_over_its_address_is_served_as_ever_soon_after(serve_by, connect, world):
     """A hundred flooders were sent away: who comes from their address ten seconds later is not slowed down."""
     factory = serve_by()

@@ -157,7 +157,7 @@ class Events(RuleBasedStateMachine):
 
 
 def test_whatever_happens_in_whatever_order(quietly):
-    run_state_machine_as_test(Events, settings=settings(max_examples=60, stateful_step_count=25, print_blob=False))
+    run_state_machine_as_test(Events, settings=settings(stateful_step_count=25, print_blob=False))
 
 
 @pytest.mark.slow
@@ -202,7 +202,7 @@ def test_two_full_ends_whose_handlers_send_come_to_rest(client, server, quietly)
     ),
 )
 @example(0, ("memory", "memory"), (8, 8), 2, {"slow": 0.5, "fail": 0.0, "replies": 3, "sends": 0})
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_way_of_answering_stops_two_full_ends(quietly, seed, ends, sent, hops, mood):
     life = Ordeal(seed, client=ends[0], server=ends[1], kept_limit=4, kept_bytes=4096)
     life.mood = mood

@@ -156,6 +156,7 @@ def crowd():
     assert crowd.shared.presence.connections == 0
 
 
+@pytest.mark.slow
 def test_ten_thousand_links_under_one_stalled_tick_and_nobody_is_convicted(crowd):
     assert isinstance(crowd.shared.presence, Presence)
     crowd.run(13)
@@ -172,6 +173,7 @@ def test_ten_thousand_links_under_one_stalled_tick_and_nobody_is_convicted(crowd
     assert crowd.convicted == []
 
 
+@pytest.mark.slow
 def test_those_who_died_meanwhile_are_convicted_all_the_same(crowd):
     """Within the bound of our own running time, and everybody else is not."""
     crowd.run(8)

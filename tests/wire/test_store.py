@@ -483,7 +483,6 @@ def answer_alike(asked, runs):
 RUNS = st.lists(st.lists(CALLS, max_size=12), min_size=1, max_size=3)
 
 
-@settings(max_examples=60)
 @given(RUNS)
 def test_sqlite_gives_the_same_answers_as_memory_to_the_same_calls(runs):
     with sqlite_store() as asked:
@@ -491,7 +490,8 @@ def test_sqlite_gives_the_same_answers_as_memory_to_the_same_calls(runs):
 
 
 @redis_server.needs_redis
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.slow
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(RUNS)
 def test_redis_gives_the_same_answers_as_memory_to_the_same_calls(redis, runs):
     answer_alike(redis_store(redis.url), runs)
