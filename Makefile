@@ -13,6 +13,9 @@ BENCH_MODULES := benchmarks/node_modules
 # Our own reactor, where there is one.
 OURS := $(filter Linux,$(shell uname))
 
+# The tests start Python hundreds of times: what it compiles is kept, whatever this shell says.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all abuse faults soak fuzz conformance pictures bench lint format clean
 
@@ -83,7 +86,8 @@ ON_REACTORS := $(filter-out $(DOCUMENTS),$(shell grep -lE 'internet import .*rea
 
 # Of what is slow, that which only has much to do, and does not mind who else is at work. The rest measures, stalls and kills.
 COMPUTE := tests/core tests/wire tests/simulation \
-	$(addprefix tests/serve/test_,$(addsuffix .py,container docs_running examples package systemd tls_reload tokens_served))
+	$(addprefix tests/serve/test_,$(addsuffix .py,container docs docs_running examples metrics package processes systemd \
+	tls_reload tokens_served))
 
 # What hypothesis searches: four times as far as in `make test`.
 FURTHER := --hypothesis-profile=thorough

@@ -455,6 +455,7 @@ def lives(seeds, seconds):
     return seen, nearest
 
 
+@pytest.mark.slow
 def test_a_hundred_pairs_live_for_an_hour_and_nobody_is_convicted_wrongly_or_late():
     """Every cut is found within the printed bound, and nobody is convicted without a cut or a long stall.
 

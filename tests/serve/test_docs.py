@@ -343,6 +343,7 @@ def test_the_client_of_the_protocol_that_has_sessions_tells_what_was_lost_with_o
     talk.end()
 
 
+@pytest.mark.slow
 def test_the_minimal_client_of_the_protocol_finds_out_that_the_server_is_gone_and_comes_back(tmp_path):
     """Beats, suspects a server that stands still, convicts it, and is answered again by the next connection."""
     node = shutil.which("node")

@@ -26,6 +26,7 @@ def real_server(settings="{}", **how):
     return script(HERE / "real_server.py", settings, **how)
 
 
+@pytest.mark.slow
 def test_our_client_takes_a_plain_server_as_it_is():
     """One that only echoes pings with a status is level 0, and every beat counts."""
     with (

@@ -59,6 +59,7 @@ def promtool():
     return promtool
 
 
+@pytest.mark.slow
 def test_prometheus_own_tool_has_nothing_to_say_of_the_metrics(watched, promtool):
     """After clients have come and broken off: every family is there, named and explained as it should be."""
     with client(watched.ws, "--client-id", "alice", "--beats", "server") as alice:
@@ -108,6 +109,7 @@ def test_a_drained_server_sends_all_away_and_is_told_to_be_unready(watched):
         asked(watched.admin, "healthz")
 
 
+@pytest.mark.slow
 def test_a_listener_for_the_world_is_refused_without_a_token(tmp_path):
     """In one sentence, by its option, before anything listens."""
     with twistd("--admin", "tcp:0", cwd=tmp_path) as program:
@@ -169,6 +171,7 @@ def test_no_two_panels_of_the_dashboard_lie_on_each_other():
     assert len({panel["title"] for panel in panels}) == len(panels)
 
 
+@pytest.mark.slow
 def test_the_rules_are_rules_and_name_only_metrics_that_there_are(families, promtool, tmp_path):
     """As Prometheus reads them; so are the dashboard's expressions, with their variables filled in."""
     (rules,) = re.findall(r"^```yaml\n(.*?)^```", WATCHING, re.MULTILINE | re.DOTALL)

@@ -30,6 +30,7 @@ def test_ten_beats_are_answered(server):
     assert (events[-1]["sent"], events[-1]["answered"], events[-1]["lost"]) == (10, 10, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beats", ["server", "both", pytest.param("none", marks=pytest.mark.slow)])
 def test_every_way_of_beating_works_between_real_ends(server, beats):
     """A client that wishes for it gets two beats of whichever end, and loses none."""
@@ -41,6 +42,7 @@ def test_every_way_of_beating_works_between_real_ends(server, beats):
     assert sum(event["event"] in ("pong", "ping") for event in events) >= 2
 
 
+@pytest.mark.slow
 def test_rfc_6455_ping_frames_for_servers_that_know_no_json(server):
     """`--frames` needs nothing of the server but the protocol."""
     with client(server.ws, "--interval", "0.1", "--count", "3", "--frames") as run:
@@ -65,6 +67,7 @@ def test_interrupt_prints_the_summary_in_plain_text(server):
     assert not any("\033" in line or "Traceback" in line for line in run.seen)
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_the_script_quietly(server):
     """`heartbeat-client … | head -n 2` ends by itself, without a traceback."""
     command = f"'{BIN}/heartbeat-client' {server.ws} --interval 0.1 | head -n 2"
@@ -73,6 +76,7 @@ def test_a_reader_that_goes_away_ends_the_script_quietly(server):
     assert run.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["/dev/full", "&-"])
 def test_output_that_cannot_be_written_hangs_nobody(output):
     """A full disk, or none at all: no traceback, and the status says what was found out."""
@@ -82,6 +86,7 @@ def test_output_that_cannot_be_written_hangs_nobody(output):
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.slow
 def test_who_never_reached_the_server_is_not_told_that_all_was_answered():
     """Ctrl-C while still trying: nothing was sent, and the status is 2."""
     with client(f"ws://127.0.0.1:{free_port()}/ws") as run:
@@ -91,6 +96,7 @@ def test_who_never_reached_the_server_is_not_told_that_all_was_answered():
         assert run.wait(5) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", REACTORS)
 def test_a_server_that_is_stopped_tells_its_clients_to_come_back_later(tmp_path, kind):
     """SIGTERM: 1012 to everybody, who are to be back a second after they were told, and then it is gone."""
@@ -169,6 +175,7 @@ def test_wrong_usage_of_the_client_is_one_sentence_and_status_2(arguments, sente
     assert not any("Traceback" in line for line in run.seen)
 
 
+@pytest.mark.slow
 def test_a_certificate_is_verified_unless_told_otherwise(tmp_path):
     """`wss://` with the right `--cacert` works, without it the server is unreachable at once, status 2."""
     authority = trustme.CA()
@@ -191,6 +198,7 @@ def test_a_certificate_is_verified_unless_told_otherwise(tmp_path):
             assert (run.event("summary", 20)["answered"], run.wait(5)) == (1, 0)
 
 
+@pytest.mark.slow
 def test_nobody_there_is_unreachable_after_three_attempts():
     """Status 2 after the attempts that were asked for, each said."""
     with client(f"ws://127.0.0.1:{free_port()}/ws", "--attempts", "1") as run:
@@ -201,6 +209,7 @@ def test_nobody_there_is_unreachable_after_three_attempts():
     assert 500 <= events[0]["delay_ms"] <= 1500
 
 
+@pytest.mark.slow
 def test_a_unix_socket_serves_too(tmp_path):
     """The endpoint is Twisted's; the listener says where it is."""
     with twistd("--listen", "unix:here.sock", "--listen", LOOPBACK, cwd=tmp_path) as server:

@@ -845,6 +845,7 @@ def test_twistd_lists_it():
     assert "    heartbeat\tThe epoll reactor, in monotonic time and leaner; Linux only." in listed.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_a_server_on_it_serves_and_stops(tmp_path):
     """As somebody would type it."""
     with twistd(cwd=tmp_path, reactor="heartbeat") as server:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import time
 
@@ -33,11 +34,16 @@ class RedisServer:
         command = [REDIS, "--port", "0", "--unixsocket", str(self.path), "--dir", str(self.folder), *self.options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until = time.monotonic() + 20
-        while not self.path.exists():
+        # That its socket is there is too little: it has a name before anybody listens at it.
+        while not self._answers():
             assert self.process.poll() is None, "redis-server has ended"
             assert time.monotonic() < until, "redis-server does not start"
             time.sleep(0.01)
         return self
+
+    def _answers(self):
+        with socket.socket(socket.AF_UNIX) as asked:
+            return asked.connect_ex(str(self.path)) == 0
 
     def kill(self):
         """Have it end without a word."""

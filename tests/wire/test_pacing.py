@@ -159,6 +159,7 @@ def test_a_chunk_of_nine_thousand_fragments_of_a_byte_costs_what_nine_thousand_m
         assert factory.refused["slowed-down"] + factory.refused["message_rate"] >= 1
 
 
+@pytest.mark.slow
 def test_fragments_that_hold_something_cost_no_more_than_their_message(serve_by, connect, world):
     """A message of 60,000 bytes in a frame for each KiB is a message."""
     factory = serve_by()
@@ -339,6 +340,7 @@ def test_what_piled_up_while_we_stood_still_is_no_haste(serve_by, connect, world
     assert len(peer.messages) == 9 * RATE
 
 
+@pytest.mark.slow
 def test_stalls_of_long_ago_are_no_credit_for_a_flood(serve_by, connect, world):
     """A minute of stalls, an hour ago, in which this peer said little: what comes now has not piled up then."""
     factory = serve_by()

@@ -690,7 +690,7 @@ def test_a_file_that_is_damaged_later_is_waited_for(store, turns, disk, log, pat
 # The power going.
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4))])
 def test_what_was_committed_outlives_a_kill(make, turns, path, seed):
     """Killed without warning at some moment, twice over the same file: every number that was told is there."""
     chance = random.Random(seed)
