@@ -89,8 +89,14 @@ class Member:
         self.port = 0
         self.is_open = self.has_joined = False
         settings = Settings(client_id=f"s{number}", **CONFIGURED["settings"])
+        # A page's cookies, of every length: so that what is kept of a connection's head is of every size too.
+        cookie = ("Cookie", f"token={'x' * (number * 37 % 1200)}")
         self.client = HeartbeatClient(
-            CONFIGURED["url"], settings=settings, reactor=reactor, endpoint=_endpoint(address_of(number))
+            CONFIGURED["url"],
+            headers=(cookie,),
+            settings=settings,
+            reactor=reactor,
+            endpoint=_endpoint(address_of(number)),
         )
         self.client.register("onchat", lambda _, message: self.chat_arrived(message))
         self.client.register("ongroupchat", lambda _, message: self.group_arrived(message))

@@ -34,8 +34,8 @@ _START, _OPEN, _SETTLE = 60.0, 180.0, 180.0
 _ASKED = (0, -signal.SIGTERM)
 
 #: What is taken of each program's figures.
-_OF_SERVER = ("rss", "descriptors", "beyond", "delayed", "objects", "log", "connections", "sessions")
-_OF_CLIENTS = ("rss", "descriptors", "delayed", "objects", "log")
+_OF_SERVER = ("rss", "descriptors", "beyond", "delayed", "objects", "blocks", "log", "connections", "sessions")
+_OF_CLIENTS = ("rss", "descriptors", "delayed", "objects", "blocks", "log")
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,10 +135,12 @@ def _growth(soak: Soak) -> list[Check]:
         ("server: descriptors beyond one a link", "server beyond", few, ""),
         ("server: delayed calls", "server delayed", few, ""),
         ("server: objects", "server objects", objects, ""),
+        ("server: blocks of memory", "server blocks", objects, ""),
         ("clients: resident memory", "clients rss", Allowed(share=_MEMORY, number=_KIB * plan.processes), " KiB"),
         ("clients: descriptors", "clients descriptors", many, ""),
         ("clients: delayed calls", "clients delayed", many, ""),
         ("clients: objects", "clients objects", objects, ""),
+        ("clients: blocks of memory", "clients blocks", objects, ""),
     )
     checks = [flat(what, measured.get(name, []), allowed, unit) for what, name, allowed, unit in rows]
     return [*checks, rate_is_flat("server: log", soak.series["server log"], 0.0, plan.seconds, _LOG_SHARE)]

@@ -328,7 +328,10 @@ class Link:
             row = self._ROWS.get(check_type(message)["type"])
             return (Deliver(message),) if row is None else row(self, payload, message, now)
         except PeerError as error:
-            return self._refuse(message, error)
+            refused = self._refuse(message, error)
+            # Its traceback has this frame, which has the error: a stranger's nonsense would be the garbage collector's.
+            error.__traceback__ = error.__cause__ = error.__context__ = None
+            return refused
         except Violation as violation:
             return self._break_off(violation)
 

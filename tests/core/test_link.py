@@ -3,6 +3,7 @@
 A server's link stands for an end that watches, a client's for one that pings.
 """
 
+import gc
 from dataclasses import replace
 from math import inf
 
@@ -1030,3 +1031,21 @@ def test_the_id_of_a_pong_is_a_whole_number_or_none_of_ours(message, ping_id):
 def test_seconds_are_whole_milliseconds_on_the_wire(seconds, wire):
     assert milliseconds(seconds) == wire
     assert type(milliseconds(seconds)) is int
+
+
+@pytest.mark.parametrize("payload", [b"nonsense", b"[1]", b'{"type":7}', b'{"type":"ping","seq":0}', b"\xff"])
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_refusal_leaves_nothing_for_the_garbage_collector(payload, binary):
+    """Or a crowd that talks nonsense would have it walk through all that is there, again and again."""
+    link = server_in(session())
+    link.receive(payload, binary, 2.0)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            link.receive(payload, binary, 2.0)
+        left = gc.collect()
+    finally:
+        gc.enable()
+
+    assert left == 0

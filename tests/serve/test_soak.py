@@ -121,7 +121,7 @@ def test_a_server_that_leaks_is_found_out_and_loses_nothing(tmp_path):
         assert soak.wait(30) == 1
     found = json.loads(out.read_text())
     verdict = {check["what"]: check for check in found["checks"]}
-    for figure in ("rss", "descriptors", "delayed", "objects", "log"):
+    for figure in ("rss", "descriptors", "delayed", "objects", "blocks", "log"):
         for whose in ("server", "clients"):
             assert len(found["series"][f"{whose} {figure}"]) >= 30
     failed = {what for what, check in verdict.items() if not check["passed"]}
