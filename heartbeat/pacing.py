@@ -31,12 +31,24 @@ _RESTED = 2.0
 class Pacing:
     """One connection's pace. `left` is what is counted already and has not come; `hasty`: he was too fast of late."""
 
-    __slots__ = ("_account", "_batch", "_excess", "_excess_until", "_lane", "_late", "_pace", "_read_since", "hasty")
+    __slots__ = (
+        "_account",
+        "_at_once",
+        "_batch",
+        "_excess",
+        "_excess_until",
+        "_in_haste",
+        "_lane",
+        "_late",
+        "_pace",
+        "_read_since",
+        "hasty",
+    )
 
     def __init__(self, arrivals: Arrivals, account: Account | None, running: RunningTime, now: float) -> None:
         rate = arrivals.message_rate
-        at_once = _IN_HASTE if arrivals.has_flooded(account, now) else _AT_ONCE
-        self._pace = Pace(rate, max(1.0, at_once * rate), now)
+        self._at_once, self._in_haste = max(1.0, _AT_ONCE * rate), max(1.0, _IN_HASTE * rate)
+        self._pace = Pace(rate, self._in_haste if arrivals.has_flooded(account, now) else self._at_once, now)
         self._account = account
         self._lane = arrivals.lane
         self._batch = max(1, min(_BATCH, int(rate / 10)))
@@ -66,7 +78,7 @@ class Pacing:
             self._lane.take(now, count)
         if own:
             self._haste()
-        elif now - self._read_since >= _RESTED:
+        elif self._pace.burst < self._at_once and now - self._read_since >= _RESTED:
             self._rest()
         return self._batch - 1, max(own, shared), own
 
@@ -85,8 +97,8 @@ class Pacing:
     def _haste(self) -> None:
         if not self.hasty:
             self.hasty = True
-            self._pace.bound(max(1.0, _IN_HASTE * self._pace.rate))
+            self._pace.bound(self._in_haste)
 
     def _rest(self) -> None:
         self.hasty = False
-        self._pace.bound(max(1.0, _AT_ONCE * self._pace.rate))
+        self._pace.burst = self._at_once

@@ -426,3 +426,28 @@ def test_a_page_counts_for_its_address_while_it_is_read(serve, connect, world):
 
     assert factory.countConnections == 0
     assert [connect().open().status for _ in range(2)] == [101, 101]
+
+
+# Those from where a flood came.
+
+
+def test_an_address_that_a_flood_came_from_is_known_for_twenty_seconds_after_the_last_one(arrivals):
+    one = arrivals(connections_per_address=10)
+    here, there = (come(one, 1, host)[0].account for host in (FAR, OTHER))
+    assert not one.has_flooded(here, 0.0)
+
+    one.flooded(here, 1.0)
+    one.flooded(there, 2.0)
+    one.flooded(here, 5.0)
+
+    assert [one.has_flooded(account, 21.9) for account in (here, there)] == [True, True]
+    assert [one.has_flooded(account, 22.1) for account in (here, there)] == [True, False]
+    assert [one.has_flooded(account, 25.1) for account in (here, there)] == [False, False]
+
+
+def test_where_nobody_is_counted_no_flood_is_remembered(arrivals):
+    """A UNIX socket, or a proxy that nobody trusts, is not one client."""
+    one = arrivals()
+    one.flooded(None, 0.0)
+
+    assert not one.has_flooded(None, 0.0)

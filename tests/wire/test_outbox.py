@@ -22,7 +22,17 @@ from twisted.python.failure import Failure
 from twisted.test.iosim import FakeTransport
 
 from heartbeat import HeartbeatServerFactory, HeartbeatServerProtocol, Settings
-from heartbeat.outbox import bound_silence, queued, unacknowledged, way_to, write, write_at_once
+from heartbeat.outbox import (
+    are_waiting,
+    bound_silence,
+    queued,
+    read_little,
+    read_up_to,
+    unacknowledged,
+    way_to,
+    write,
+    write_at_once,
+)
 from heartbeat.shared import ServerShared
 from heartbeat.tls import trust_anybody
 
@@ -664,3 +674,81 @@ def test_a_close_comes_behind_the_answers(beating):
 def test_the_answer_to_a_handshake_goes_straight_too(beating):
     """`Beating` has read it before its reactor turned."""
     assert beating().line.clock.writers == set()
+
+
+# Little by little.
+
+
+SHORT = b"\x81\x80mask"
+FRAMES = {
+    "the shortest": SHORT,
+    "short ones": b"\x81\x85mask" + b"x" * 5,
+    "of two bytes for the length": b"\x82\xfe" + (300).to_bytes(2) + b"mask" + b"x" * 300,
+    "of eight bytes for the length": b"\x82\xff" + (70).to_bytes(8) + b"mask" + b"x" * 70,
+}
+
+
+@pytest.mark.parametrize("one", FRAMES.values(), ids=FRAMES)
+def test_frames_are_counted_while_nobody_has_read_them(line, one):
+    line.peer.send(one * 7)
+
+    for count, are in [(0, True), (1, True), (7, True), (8, False)]:
+        assert are_waiting(line.transport, count, begun=b"", rest=0) is are
+    assert line.socket.recv(65_536) == one * 7
+
+
+def test_neither_the_rest_of_a_frame_counts_nor_one_of_whose_head_only_a_part_has_come(line):
+    line.peer.send(b"rest" + SHORT * 3 + SHORT[:-1])
+
+    assert are_waiting(line.transport, 3, begun=b"", rest=4)
+    assert not are_waiting(line.transport, 4, begun=b"", rest=4)
+    # Of what was read already only its beginning is told.
+    assert not are_waiting(line.transport, 1, begun=b"", rest=1000)
+
+
+def test_a_frame_whose_beginning_was_read_counts_too(line):
+    line.peer.send(SHORT[2:] + SHORT)
+
+    assert are_waiting(line.transport, 2, begun=SHORT[:2], rest=0)
+    assert not are_waiting(line.transport, 3, begun=SHORT[:2], rest=0)
+
+
+def test_where_nothing_can_be_told_nobody_waits(line, secure):
+    """Nothing has come; the socket is closed; TLS has it, and only it knows what it says; there is no socket."""
+    assert not are_waiting(line.transport, 1, begun=b"", rest=0)
+    tls, _ = secure
+    assert not are_waiting(tls, 0, begun=SHORT * 9, rest=0)
+    assert not are_waiting(StringTransport(), 0, begun=SHORT * 9, rest=0)
+    line.socket.close()
+    assert not are_waiting(line.transport, 1, begun=SHORT * 9, rest=0)
+
+
+def test_what_a_stranger_says_of_a_frames_length_costs_nothing(line):
+    line.peer.send((b"\x82\xff" + b"\xff" * 8 + b"mask") * 3)
+
+    assert are_waiting(line.transport, 1, begun=b"", rest=0)
+    assert not are_waiting(line.transport, 2, begun=b"", rest=0)
+
+
+def test_little_is_read_at_a_time_but_for_what_is_left_of_one_frame():
+    class Reads(Protocol):
+        def __init__(self):
+            self.read = []
+
+        def dataReceived(self, data):
+            self.read.append(len(data))
+
+    line = Line(Reads())
+    try:
+        line.peer.send(b"x" * 200_000)
+        reader = read_little(line.transport)
+        assert reader is line.transport
+        for rest in (0, 10, 1000):
+            read_up_to(reader, rest)
+            line.turn()
+        assert line.transport.protocol.read == [256, 256, 1000]
+        read_up_to(reader, 100_000)
+        assert reader.bufferSize == 65_536
+    finally:
+        line.close()
+    assert read_little(StringTransport()) is None

@@ -9,8 +9,13 @@ import json
 import pytest
 from peers import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 
+from heartbeat import Settings
+from heartbeat.arrivals import Arrivals
 from heartbeat.chat import GroupChat
 from heartbeat.core.monitor import State
+from heartbeat.core.running import RunningTime
+from heartbeat.pacing import Pacing
+from heartbeat.refusals import Refusals
 from heartbeat.store import MemoryStore
 
 FAR = "192.0.2.7"
@@ -428,3 +433,18 @@ def test_a_paced_link_is_as_healthy_as_any(serve_by, connect, world):
     assert not paused(world)
     assert edge.link.monitor.state is State.ACKNOWLEDGED
     assert peer.closed_with is None
+
+
+def test_what_was_credited_is_kept_until_it_is_used():
+    """A replay may come little by little: what is left of its credit after that is not taken back."""
+    running = RunningTime(0.25, 0.0)
+    pacing = Pacing(Arrivals(Settings(message_rate=RATE), None, Refusals()), None, running, 0.0)
+    left = 0
+    pacing.credit(5 * BURST)
+    for second in range(10):
+        left, owed, _ = pacing.count(left - 8, running, float(second))
+        assert owed == 0
+
+    left, owed, _ = pacing.count(left - 5 * BURST, running, 10.0)
+    assert owed == 0
+    assert not pacing.hasty
