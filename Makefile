@@ -26,7 +26,7 @@ help:
 	@echo "make faults    what breaks in the world, done to real programs, cause by cause: a table (five minutes; as root)"
 	@echo "make soak      2,000 clients under random faults for half an hour, and the simulation for ten minutes"
 	@echo "make fuzz      the fuzzers, for an hour (SECONDS=3600)"
-	@echo "make abuse     what strangers may try, over real sockets; parts of it do not hold yet"
+	@echo "make abuse     ten thousand strangers who mean harm beside a thousand clients; it does not hold yet"
 	@echo "make conformance  the Autobahn|Testsuite, whole (it needs CPython 2.7)"
 	@echo "make pictures  those of the live page in docs/images, taken anew (a few minutes)"
 	@echo "make bench     how fast we are, beside others (40 minutes), and what sessions cost (a minute)"
@@ -115,7 +115,7 @@ fuzz: $(VENV)/test
 
 # Not a part of test-all yet: with 10,000 hostile connections the others' pongs take too long.
 abuse: $(VENV)/test
-	$(PYTEST) tests/serve/abuse.py
+	$(PYTEST) -s tests/serve/hostile_crowd.py
 
 conformance: $(VENV)/test
 	$(BIN)/python conformance/run.py --full
