@@ -89,6 +89,9 @@ COMPUTE := tests/core tests/wire tests/simulation \
 	$(addprefix tests/serve/test_,$(addsuffix .py,container docs docs_running examples metrics package processes systemd \
 	tls_reload tokens_served))
 
+# And that which for most of its time waits for what must happen, or must not.
+WAITING := $(addprefix tests/serve/test_,$(addsuffix .py,faults links proxies reactor slow_consumers))
+
 # What hypothesis searches: four times as far as in `make test`.
 FURTHER := --hypothesis-profile=thorough
 
@@ -98,7 +101,8 @@ test-all: test $(NODE_MODULES)/made
 	$(PYTEST) $(QUICK) --maxschedchunk 1 --reactor=asyncio $(ON_REACTORS)
 	$(if $(OURS),$(PYTEST) $(QUICK) --maxschedchunk 1 -p tests.on_heartbeat_reactor $(ON_REACTORS))
 	$(PYTEST) -n 2 --dist worksteal -m 'slow or faults' $(COMPUTE)
-	$(PYTEST) -m '(slow or faults) and not browser' $(COMPUTE:%=--ignore=%)
+	$(PYTEST) -n 4 --dist worksteal -m 'slow or faults' $(WAITING)
+	$(PYTEST) -m '(slow or faults) and not browser' $(COMPUTE:%=--ignore=%) $(WAITING:%=--ignore=%)
 	$(PYTEST) -n 6 --maxschedchunk 1 -m browser
 
 # The table of docs/reliability.md: the ranges over three runs.
