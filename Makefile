@@ -29,7 +29,7 @@ help:
 	@echo "make abuse     ten thousand strangers who mean harm beside a thousand clients; it does not hold yet"
 	@echo "make conformance  the Autobahn|Testsuite, whole (it needs CPython 2.7)"
 	@echo "make pictures  those of the live page in docs/images, taken anew (a few minutes)"
-	@echo "make bench     how fast we are, beside others (40 minutes), and what sessions cost (a minute)"
+	@echo "make bench     how fast we are, beside others (40 minutes), and what sessions and being watched cost (two)"
 	@echo "make lint      ruff, and mypy in its strict mode"
 	@echo "make format    let ruff format the code"
 	@echo "make clean     remove the environment and what builds leave behind"
@@ -141,6 +141,7 @@ $(BENCH_MODULES)/made: benchmarks/package.json benchmarks/.npmrc
 bench: $(VENV)/test $(BENCH)/made $(BENCH_MODULES)/made
 	$(BENCH)/bin/python benchmarks/speed.py
 	$(BIN)/python benchmarks/sessions.py
+	$(BIN)/python benchmarks/metrics.py
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check .

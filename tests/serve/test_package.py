@@ -15,8 +15,9 @@ from processes import Program
 ROOT = Path(__file__).parents[2]
 
 SERVED = {
-    "page": ["index.html", "page.js", "page.css", "favicon.svg"],
-    "static": ["heartbeat.js", "heartbeat.d.ts", "package.json", "README.md", "LICENSE"],
+    "admin/page": ["index.html", "watch.css", "watch.js"],
+    "web/page": ["index.html", "page.js", "page.css", "favicon.svg"],
+    "web/static": ["heartbeat.js", "heartbeat.d.ts", "package.json", "README.md", "LICENSE"],
 }
 
 # What a browser and a program ask of a server whose package lies in a zip file.
@@ -83,11 +84,11 @@ def test_the_wheel_holds_the_package_and_the_plugin_and_nothing_of_twisteds(buil
     assert {name for name in names if name.startswith("twisted/")} == {"twisted/plugins/heartbeat_plugin.py"}
 
 
-@pytest.mark.parametrize("folder", ["page", "static"])
+@pytest.mark.parametrize("folder", SERVED)
 def test_the_wheel_and_the_source_distribution_hold_what_is_served_to_pages(built, folder):
     """And all that the npm package is made of."""
-    here = {f"heartbeat/web/{folder}/{path.name}" for path in (ROOT / "heartbeat" / "web" / folder).iterdir()}
-    assert {f"heartbeat/web/{folder}/{name}" for name in SERVED[folder]} <= here
+    here = {f"heartbeat/{folder}/{path.name}" for path in (ROOT / "heartbeat" / folder).iterdir()}
+    assert {f"heartbeat/{folder}/{name}" for name in SERVED[folder]} <= here
     assert here <= set(zipfile.ZipFile(next(built.glob("*.whl"))).namelist())
     with tarfile.open(next(built.glob("txheartbeat-*.tar.gz"))) as sdist:
         assert here <= {name.partition("/")[2] for name in sdist.getnames()}
