@@ -142,6 +142,8 @@ bench: $(VENV)/test $(BENCH)/made $(BENCH_MODULES)/made
 	$(BENCH)/bin/python benchmarks/speed.py
 	$(BIN)/python benchmarks/sessions.py
 	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/scale.py --write
+	$(BIN)/python benchmarks/data_centre.py --write
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check .
