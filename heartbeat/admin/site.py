@@ -62,4 +62,4 @@ class _Site(QuietSite):
 def make_site(server: Any, guard: Guard, drain: Callable[[], object], reactor: Any) -> Site:
     """The site to watch a server (its factory) by; `drain` has it close all that is open, and stop listening."""
     root = make_root(server, guard, drain)
-    return _Site(root, reactor=reactor, timeout=_IDLE)  # type: ignore[no-untyped-call]  # Twisted's
+    return _Site(root, reactor=reactor, timeout=_IDLE)

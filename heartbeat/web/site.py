@@ -6,13 +6,14 @@ which says 1970 under a monotonic one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.logger import Logger
 from twisted.web.http import HTTPChannel
 from twisted.web.server import Request, Site
 
+from heartbeat.core.pace import Pace
 from heartbeat.handshake import path_of
 from heartbeat.web.answers import Refusal
 from heartbeat.web.resources import live_page
@@ -21,6 +22,11 @@ __all__ = ["QuietSite", "make_site"]
 
 # Asked for by browsers and not by people.
 _UNTOLD = frozenset({b"/favicon.svg", b"/favicon.ico"})
+
+_BAD_REQUEST = 400
+
+# So many requests that were refused have a line at once, and as many a minute: a stranger decides how often that is.
+_REFUSED = 10
 
 
 class _Request(Request):
@@ -62,6 +68,12 @@ class QuietSite(Site):
 
     _log = Logger()
 
+    def __init__(self, root: Any, *, reactor: Any, **keywords: Any) -> None:
+        super().__init__(root, reactor=reactor, **keywords)  # type: ignore[no-untyped-call]  # Twisted's
+        self._seconds: Callable[[], float] = reactor.seconds
+        self._refused = Pace(_REFUSED / 60, _REFUSED, self._seconds())
+        self._more = 0
+
     def startFactory(self) -> None:
         """Twisted's: nothing to start."""
 
@@ -71,6 +83,8 @@ class QuietSite(Site):
     def log(self, request: Any) -> None:
         """Twisted's: a request was answered."""
         if not self.is_told(request):
+            return
+        if request.code >= _BAD_REQUEST and not self._has_room():
             return
         self._log.info(
             "{method} {uri} {code} from {peer}",
@@ -83,6 +97,18 @@ class QuietSite(Site):
     def is_told(self, request: Any) -> bool:
         """Whether this request has its line in the log."""
         raise NotImplementedError
+
+    def _has_room(self) -> bool:
+        """Whether one more that was refused has its line; it is told before how many had none."""
+        now = self._seconds()
+        if not self._refused.has_room(now):
+            self._more += 1
+            return False
+        self._refused.take(now)
+        more, self._more = self._more, 0
+        if more:
+            self._log.info("refused {count} more requests since then", count=more)
+        return True
 
 
 class _Site(QuietSite):
@@ -102,4 +128,4 @@ def make_site(reactor: Any, messages: Iterable[str] = ()) -> Site:
     root: Any = live_page(messages)
     headers = {"upgrade": "websocket", "connection": "upgrade, close"}
     root.putChild(b"ws", Refusal(426, "here speaks a WebSocket: ask for an upgrade to it", headers))
-    return _Site(root, reactor=reactor)  # type: ignore[no-untyped-call]  # Twisted's
+    return _Site(root, reactor=reactor)

@@ -469,6 +469,20 @@ def test_a_log_holds_no_more_than_the_beginning_of_what_strangers_say(get, log):
     assert "M" * 200 + " /" + "x" * 199 + " 404 from 127.0.0.1" in [formatEvent(event) for event in log]
 
 
+def test_of_many_that_are_refused_ten_a_minute_have_their_line_and_the_rest_are_counted(get, world, log):
+    """Who is served always has it."""
+    for _ in range(25):
+        get("/no")
+        get("/heartbeat.js")
+    world.advance(7)
+    get("/no")
+
+    told = [formatEvent(event) for event in log]
+    assert told.count("GET /no 404 from 127.0.0.1") == 11
+    assert told.count("GET /heartbeat.js 200 from 127.0.0.1") == 25
+    assert [line for line in told if "more" in line] == ["refused 15 more requests since then"]
+
+
 # In a site of one's own.
 
 
