@@ -86,7 +86,7 @@ ON_REACTORS := $(filter-out $(DOCUMENTS),$(shell grep -lE 'internet import .*rea
 
 # Of what is slow, that which only has much to do, and does not mind who else is at work. The rest measures, stalls and kills.
 COMPUTE := tests/core tests/wire tests/simulation \
-	$(addprefix tests/serve/test_,$(addsuffix .py,container docs docs_running examples metrics package processes systemd \
+	$(addprefix tests/serve/test_,$(addsuffix .py,container docs docs_running examples fleet metrics package processes systemd \
 	tls_reload tokens_served))
 
 # And that which for most of its time waits for what must happen, or must not.

@@ -27,6 +27,7 @@ from heartbeat.core.errors import SettingError
 from heartbeat.core.settings import Settings
 from heartbeat.factory import HeartbeatServerFactory
 from heartbeat.limits import open_file_limit
+from heartbeat.shared import Fleet
 from heartbeat.store import Store
 from heartbeat.web.site import make_site
 
@@ -64,7 +65,8 @@ class HeartbeatService(MultiService):
 
     `messages` names application messages of ours to serve (`chat`, `group`, `ai`), `ai` is what `heartbeat.ai.AI` is
     told (`url`, `model`, `key`), `store` keeps the sessions (default: in memory), `authenticator` says who may
-    come in. A `factory` of one's own brings the last two with it. Where a description begins with `wss:`, what follows
+    come in. A `factory` of one's own brings the last two with it. `cluster` counts its clients together with those of
+    other servers (`heartbeat.cluster.presence.FleetPresence`). Where a description begins with `wss:`, what follows
     is listened on over TLS, with this `certificate`. `admin` describes a listener on which the server is
     watched (docs/watching.md), `admin_token` names a file with what whoever does something there has to show. `ports`
     are the listening ports once it has started, `admin_ports` those to watch it. Raises SettingError for a description,
@@ -82,6 +84,7 @@ class HeartbeatService(MultiService):
         store: Store | None = None,
         authenticator: Authenticator | None = None,
         certificate: ServerCertificate | None = None,
+        cluster: Fleet | None = None,
         messages: Iterable[str] = (),
         ai: Mapping[str, Any] | None = None,
         admin: str | None = None,
@@ -108,6 +111,7 @@ class HeartbeatService(MultiService):
         )
         for word in served:
             MESSAGES[word](self.factory, ai)
+        self.factory.heartbeat.fleet = cluster
         self.ports: list[Any] = []
         self.admin_ports: list[Any] = []
         # Those that listen for clients, and for whoever watches; and while it drains, those that are ending.
@@ -166,6 +170,8 @@ class HeartbeatService(MultiService):
             limit="none" if limit is None else limit,
         )
         self.factory.heartbeat.sessions.start().addCallbacks(self._has_sessions, self._has_none)
+        if self.factory.heartbeat.fleet is not None:
+            self.factory.heartbeat.fleet.start(self.factory.presence)
 
     def drain(self) -> Deferred[None]:
         """Stop listening, and close what is open (1012: come back later); fires when all is gone.
@@ -184,7 +190,12 @@ class HeartbeatService(MultiService):
         others = [one for one in reversed(list(self)) if one not in (*self._listeners, *self._watching)]
         gone: Deferred[Any] = DeferredList([self.drain(), *(maybeDeferred(one.stopService) for one in others)])
         gone.addCallback(lambda _: self.factory.heartbeat.sessions.stop())
+        gone.addBoth(self._leave_the_fleet)
         return gone.addBoth(self._stop_watching)
+
+    def _leave_the_fleet(self, result: Any) -> Any:
+        fleet = self.factory.heartbeat.fleet
+        return result if fleet is None else fleet.stop().addCallback(lambda _: result)
 
     def _stop_watching(self, result: Any) -> Deferred[Any]:
         self.admin_ports.clear()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -27,7 +27,7 @@ from heartbeat.sessions import Sessions
 from heartbeat.tally import Tally
 from heartbeat.ticker import Ticker
 
-__all__ = ["ClientShared", "Handler", "ServerShared", "Shared"]
+__all__ = ["ClientShared", "Fleet", "Handler", "ServerShared", "Shared"]
 
 #: Takes the protocol and the message of a registered type.
 Handler = Callable[[Any, dict[str, Any]], object]
@@ -35,6 +35,34 @@ Handler = Callable[[Any, dict[str, Any]], object]
 _ATTRIBUTE = "_heartbeat_shared"
 # Only to spread a crowd, so whoever guesses it gains nothing.
 _chance = random.Random()  # noqa: S311  # as said
+
+
+class Fleet(Protocol):
+    """Servers that count their clients together.
+
+    `counts` are three numbers: distinct client ids that are active, distinct client ids that are known, connections.
+    They are as they were last heard while it is not up. `nodes` is how many servers there are.
+    """
+
+    nodes: int
+
+    @property
+    def is_up(self) -> bool:
+        """Whether what is counted is so now."""
+        ...
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """How many there are on all servers."""
+        ...
+
+    def start(self, presence: Presence) -> None:
+        """Have this register counted with the others'."""
+        ...
+
+    def stop(self) -> Deferred[None]:
+        """Leave; fires when that is done."""
+        ...
 
 
 class Shared:
@@ -100,6 +128,8 @@ class ServerShared(Shared):
         self.refusals = Refusals()
         self.arrivals = Arrivals(settings, getattr(factory, "room", None), self.refusals)
         self.admission = Admission(self.sessions, getattr(factory, "heartbeat_authenticator", None))
+        #: The servers among which this one counts its clients, if there are any.
+        self.fleet: Fleet | None = None
         #: Connections without a session by their client ids, where somebody writes to clients by name.
         self.plain: dict[str, dict[Any, None]] | None = None
         #: Called with its edge when a connection is gone.

@@ -17,6 +17,7 @@ from heartbeat.core.errors import SettingError
 from heartbeat.core.settings import BEATS, LEVEL0, Settings
 from heartbeat.launched import Launched
 from heartbeat.service import DEFAULT_LISTEN, MESSAGES, SECURED, HeartbeatService
+from heartbeat.shared import Fleet
 from heartbeat.sqlite import SqliteStore
 from heartbeat.store import Store
 from heartbeat.ticker import make_monotonic
@@ -96,6 +97,12 @@ class Options(usage.Options):
         _parameter("drain-rate", None, 500.0, "When it stops: clients a second that are asked to come back.", float),
         _parameter("drain-timeout", None, 10.0, "When it stops: seconds that handlers may take to finish.", float),
         ["store", None, "memory", "What keeps the sessions: memory; to survive a crash sqlite:PATH, or redis://HOST."],
+        [
+            "cluster",
+            None,
+            None,
+            "Count clients over all servers of this redis://HOST. Sessions stay with their server.",
+        ],
         ["messages", "m", None, f"Application messages to serve, of {','.join(MESSAGES)}. Default: none."],
         ["level0", None, None, f"Pages that open no session: {' or '.join(LEVEL0)}. Default: allow."],
         ["ai-url", None, None, "An OpenAI-compatible endpoint for onaichat; its key is HEARTBEAT_AI_KEY."],
@@ -223,6 +230,7 @@ class Options(usage.Options):
             self["listen"] or [DEFAULT_LISTEN],
             self.settings,
             store=self._store(),
+            cluster=self._cluster(),
             authenticator=self.authenticator,
             certificate=self.certificate,
             messages=self["messages"].split(",") if self["messages"] else (),
@@ -264,12 +272,35 @@ class Options(usage.Options):
             try:
                 from heartbeat.cluster.store import RedisStore  # noqa: PLC0415  # only whoever asks for it needs it
             except ImportError as error:
-                bound = "memory or sqlite:PATH without the extra redis: pip install 'txheartbeat[redis]'"
-                raise SettingError("store", self["store"], f"{bound} ({error})") from None
+                bound = f"memory or sqlite:PATH {_WITHOUT_REDIS} ({error})"
+                raise SettingError("store", _without_credentials(self["store"]), bound) from None
             return RedisStore(self["store"])
         if self["store"] != "memory":
             raise SettingError("store", self["store"], "memory, sqlite:PATH or redis://HOST")
         return None
+
+    def _cluster(self) -> Fleet | None:
+        if self["cluster"] is None:
+            return None
+        try:
+            from heartbeat.cluster.presence import FleetPresence  # noqa: PLC0415  # only whoever asks for it needs it
+        except ImportError as error:
+            url = _without_credentials(self["cluster"])
+            raise SettingError("cluster", url, f"left out {_WITHOUT_REDIS} ({error})") from None
+        fleet = FleetPresence(self["cluster"])
+        if fleet.address == getattr(self._store(), "address", None):
+            # Whoever starts last has the store, and the sessions of all others end.
+            bound = f"one that no other server has, and so not in the database of --cluster {fleet.url}"
+            raise SettingError("store", _without_credentials(self["store"]), bound)
+        return fleet
+
+
+_WITHOUT_REDIS = "without the extra redis: pip install 'txheartbeat[redis]'"
+
+
+def _without_credentials(url: str) -> str:
+    scheme, slashes, rest = url.partition("://")
+    return scheme + slashes + rest.rpartition("@")[2]
 
 
 _OPTION_OF = {

@@ -55,6 +55,7 @@ class Metrics:
     def collect(self) -> Iterator[Any]:
         """prometheus_client's: all metrics, as they are now."""
         yield from self._who_is_there()
+        yield from self._who_is_elsewhere()
         yield from self._what_is_kept()
         yield from self._what_happened()
         yield from self._how_long_it_took()
@@ -89,6 +90,21 @@ class Metrics:
             "by",
             bounds,
         )
+
+    def _who_is_elsewhere(self) -> Iterator[Any]:
+        """Of the fleet; no samples where there is none."""
+        fleet = self._view.shared.fleet
+        is_up, nodes, *counts = (None,) * 5 if fleet is None else (fleet.is_up, fleet.nodes, *fleet.counts)
+        clients, known, connections = counts
+        yield _gauge(
+            "heartbeat_cluster_up",
+            "Whether the fleet is counted as it is (1), or as it last was (0).",
+            is_up,
+        )
+        yield _gauge("heartbeat_fleet_nodes", "Servers in the fleet.", nodes)
+        yield _gauge("heartbeat_fleet_clients", "Distinct client ids that are active on any server.", clients)
+        yield _gauge("heartbeat_fleet_known", "Distinct client ids that any server knows.", known)
+        yield _gauge("heartbeat_fleet_connections", "WebSockets that are open on all servers.", connections)
 
     def _what_is_kept(self) -> Iterator[Any]:
         sessions, lines = self._view.shared.sessions, self._lines
@@ -161,7 +177,7 @@ class Metrics:
         )
 
 
-def _gauge(name: str, meaning: str, value: float) -> Any:
+def _gauge(name: str, meaning: str, value: float | None) -> Any:
     return GaugeMetricFamily(name, meaning, value=value)
 
 

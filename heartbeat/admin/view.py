@@ -121,6 +121,7 @@ class View:
             "connections": presence.connections,
             "room": self.server.room,
             "clients": {word_of(standing): presence.count(standing) for standing in Standing},
+            "fleet": self._fleet(),
             "states": lines.states,
             "levels": {str(level): count for level, count in lines.levels.items()},
             "sessions": len(shared.sessions.channels),
@@ -140,6 +141,19 @@ class View:
             "late_s": shared.ticker.late,
             "bound_s": max(timing.watching_bound, timing.pinging_bound),
             "interval_s": timing.interval,
+        }
+
+    def _fleet(self) -> dict[str, Any] | None:
+        fleet = self.shared.fleet
+        if fleet is None:
+            return None
+        clients, known, connections = fleet.counts
+        return {
+            "up": fleet.is_up,
+            "nodes": fleet.nodes,
+            "clients": clients,
+            "known": known,
+            "connections": connections,
         }
 
     # Its clients.

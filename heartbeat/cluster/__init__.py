@@ -1,1 +1,1 @@
-"""Sessions in Redis: a store that is on another machine than the server."""
+"""What servers have in Redis: sessions, in a store on another machine; and how many clients all of them have."""

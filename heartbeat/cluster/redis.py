@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -60,18 +60,29 @@ class Redis:
 
     `ask` runs a script of `ASKED`, once and in order; `read` one of `READING`, in the same order. Both fire with its
     answer, fail with StoreError where that says what is wrong, or when it is stopped before. `url` is without its
-    password.
+    password. `setting` is where it was named; `away` is called with the reason each time that it goes away, and then
+    nothing is logged here of its ways.
     """
 
-    def __init__(self, url: str, *, prefix: str = "heartbeat:", reactor: Any = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = "heartbeat:",
+        reactor: Any = None,
+        setting: str = "store",
+        away: Callable[[str], object] | None = None,
+    ) -> None:
         self._reactor: Any = reactor
         self._prefix = prefix
         self._parts = parts = urlsplit(url)
         self.url = _without_password(url)
         try:
-            self._database = _database_of(parts)
+            self.database = _database_of(parts)
         except ValueError:
-            raise SettingError("store", self.url, _WANTS) from None
+            raise SettingError(setting, self.url, _WANTS) from None
+        self._name = f"the {setting} {self.url}"
+        self._told_away = away
         self.asker = secrets.token_hex(8)
         self._number = 0
         self._done: list[int] = []
@@ -87,6 +98,25 @@ class Redis:
         self._again: Any = None
         self._starting: list[Deferred[None]] = []
         self._stopping: list[Deferred[None]] | None = None
+
+    @property
+    def address(self) -> tuple[object, ...]:
+        """Where it is, and which database of it."""
+        parts = self._parts
+        return (parts.hostname or parts.path, parts.port or 6379, self.database)
+
+    @property
+    def endpoint(self) -> Any:
+        """The way to it, once it was started."""
+        return _endpoint_of(self._parts, self._reactor)
+
+    @property
+    def credentials(self) -> list[str]:
+        """What AUTH is to be told; nothing where there is no password."""
+        parts = self._parts
+        if parts.password is None:
+            return []
+        return [unquote(word) for word in (parts.username, parts.password) if word]
 
     # Its life.
 
@@ -121,7 +151,7 @@ class Redis:
         self._connection = None
         self._cancel_timer()
         for one in left:
-            one.answer.errback(StoreError(f"the store {self.url} was stopped before it answered"))
+            one.answer.errback(StoreError(f"{self._name} was stopped before it answered"))
         if self._again is not None:
             self._again.cancel()
             self._again = None
@@ -138,14 +168,16 @@ class Redis:
         starting, self._starting = self._starting, []
         stopping, self._stopping = self._stopping or [], None
         for ready in starting:
-            ready.errback(StoreError(f"the store {self.url} was stopped"))
+            ready.errback(StoreError(f"{self._name} was stopped"))
         for stopped in stopping:
             stopped.callback(None)
 
     def _connect(self) -> None:
         self._again = None
         factory: Any = Factory.forProtocol(lambda: _Connection(self))
-        self._connecting = _endpoint_of(self._parts, self._reactor).connect(factory)
+        # Else every attempt is two lines in the log.
+        factory.noisy = False
+        self._connecting = self.endpoint.connect(factory)
         self._connecting.addCallbacks(self._opened, self._gone)
 
     def _opened(self, connection: _Connection) -> None:
@@ -186,7 +218,7 @@ class Redis:
             # Nothing can have been asked yet.
             self._stopping = []
             self._end()
-            why = f"the store {self.url} cannot be reached: {_why(reason)}"
+            why = f"{self._name} cannot be reached: {_why(reason)}"
             for ready in starting:
                 ready.errback(StoreError(why))
             return
@@ -199,6 +231,9 @@ class Redis:
         self._cancel_timer()
         if not self._is_away and self._stopping is None and not self._starting:
             self._is_away = True
+            if self._told_away is not None:
+                self._told_away(_why(reason))
+                return
             _log.warn("the store {url} is away: {why}; what is asked of it waits", url=self.url, why=_why(reason))
 
     # What is asked.
@@ -214,7 +249,7 @@ class Redis:
 
     def _put(self, one: _Asked) -> Deferred[Any]:
         if not self._is_open or self._stopping is not None:
-            return fail(StoreError(f"the store {self.url} is not open"))
+            return fail(StoreError(f"{self._name} is not open"))
         self._asked.append(one)
         if self._connection is not None:
             self._connection.run(one)
@@ -243,7 +278,8 @@ class Redis:
             return
         if self._is_away:
             self._is_away = False
-            _log.info("the store {url} is there again", url=self.url)
+            if self._told_away is None:
+                _log.info("the store {url} is there again", url=self.url)
         self._asked.popleft()
         if one.number:
             self._done.append(one.number)
@@ -286,11 +322,11 @@ class _Connection(HiredisProtocol):  # type: ignore[misc]  # untyped
         """Have it ready to be used."""
         redis = self._redis
         commands: list[Deferred[Any]] = []
-        if redis._parts.password is not None:
-            user = [unquote(redis._parts.username)] if redis._parts.username else []
-            commands.append(self.execute_command("AUTH", *user, unquote(redis._parts.password)))
-        if redis._database:
-            commands.append(self.execute_command("SELECT", redis._database))
+        credentials = redis.credentials
+        if credentials:
+            commands.append(self.execute_command("AUTH", *credentials))
+        if redis.database:
+            commands.append(self.execute_command("SELECT", redis.database))
         commands += [self.execute_command("SCRIPT", "LOAD", text) for text in _SCRIPTS.values()]
         silent = StoreError(f"no answer for {_PATIENCE:g} s")
         timer = redis._reactor.callLater(_PATIENCE, self.failed, silent)

@@ -15,6 +15,17 @@ The keys, behind a common prefix:
 | `l:SID` | stream: the messages that are kept for it, `SEQ-0` each, with `p` (payload), `r` (`=RECEIPT`, or nothing) |
 | `r:=RECEIPT` | set of `SID SEQ`: the copies that still have this receipt |
 | `o:ASKER` | hash: answers that the asker may not have yet, by their numbers |
+
+Those of a fleet that counts its clients, behind a prefix of their own:
+
+| key | what it is |
+| --- | --- |
+| `nodes` | sorted set: each node, and when its lease ends (ms); 0 where it has ended by itself |
+| `serials` | hash: the number of the last call of each node |
+| `known:NODE`, `active:NODE` | sets of the client ids that a node knows, and of those that are active there |
+| `connections:each` | hash: the connections of each node |
+| `known`, `active` | hashes: of each client id, how many nodes know it, or have it active |
+| `counts` | hash: `connections` of all; `version`, which changes with what is counted; `told`, `told_at`; `heard` |
 """
 
 from __future__ import annotations
@@ -236,5 +247,157 @@ end
 return kept
 """
 
+# A node of a fleet calls: what has changed of its clients, and that it is there. Done twice it is as done once: it says
+# how things are, and not by what they differ.
+#
+# ARGV: the prefix, the node, `begin` (all that is known of it is out of date), `go on` or `leave`, the number of the
+# call, for how many ms the lease holds, the connections of the node, the channel to tell others by, how many ms lie
+# between two such words, how many ids of dead nodes are swept at most; then ids, each with 0 (not known), 1 (known) or
+# 2 (active).
+#
+# Nothing is the answer to a node whose state is not here, or not as of its last call: it has to begin.
+_CALL = """
+local prefix, node, mode, number, channel = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[7]
+local lease, connections, pause, slice = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[8]), tonumber(ARGV[9])
+local nodes, serials, counts = prefix .. 'nodes', prefix .. 'serials', prefix .. 'counts'
+local known, active, each = prefix .. 'known', prefix .. 'active', prefix .. 'connections:each'
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local has_changed = false
+
+local function count_of(name)
+  return tonumber(redis.call('HGET', counts, name) or 0)
+end
+
+-- Of how many nodes an id is counted; `all` is `known` or `active`.
+local function one_more(all, id)
+  redis.call('HINCRBY', all, id, 1)
+  has_changed = true
+end
+
+local function one_less(all, id)
+  if redis.call('HINCRBY', all, id, -1) <= 0 then
+    redis.call('HDEL', all, id)
+  end
+  has_changed = true
+end
+
+local function stand(all, id, is_so)
+  local own = all .. ':' .. node
+  if is_so then
+    if redis.call('SADD', own, id) == 1 then
+      one_more(all, id)
+    end
+  elseif redis.call('SREM', own, id) == 1 then
+    one_less(all, id)
+  end
+end
+
+local function connect(of, count)
+  local more = count - (redis.call('HGET', each, of) or 0)
+  if more ~= 0 then
+    redis.call('HINCRBY', counts, 'connections', more)
+    redis.call('HSET', each, of, count)
+    has_changed = true
+  end
+  if count == 0 then
+    redis.call('HDEL', each, of)
+  end
+end
+
+-- Nothing that was said by it counts any more; its ids are swept by and by.
+local function end_lease(of)
+  redis.call('HDEL', serials, of)
+  connect(of, 0)
+end
+
+local serial = tonumber(redis.call('HGET', serials, node) or -1)
+if mode == 'go on' and serial ~= number and serial ~= number - 1 then
+  return {}
+end
+
+-- Nobody was heard for two refreshes: Redis was away from all, or its clock was set. Nobody is to be blamed for that.
+local heard = count_of('heard')
+if mode == 'go on' and (now < heard or now - heard > lease * 2 / 3) then
+  for _, one in ipairs(redis.call('ZRANGEBYSCORE', nodes, '(0', '+inf')) do
+    redis.call('ZADD', nodes, now + lease, one)
+  end
+end
+redis.call('HSET', counts, 'heard', now)
+-- No version is ever used twice, whatever becomes of what is here: there are fewer changes than microseconds.
+redis.call('HSETNX', counts, 'version', now * 1000)
+
+if mode == 'leave' then
+  redis.call('ZADD', nodes, 0, node)
+  end_lease(node)
+else
+  if mode == 'begin' then
+    has_changed = true
+    -- What is left of it goes under another name, and is counted until it is swept: clients do not vanish meanwhile.
+    local grave = node .. '/' .. string.format('%.0f', redis.call('HINCRBY', counts, 'version', 1))
+    for _, all in ipairs({known, active}) do
+      if redis.call('EXISTS', all .. ':' .. node) == 1 then
+        redis.call('RENAME', all .. ':' .. node, all .. ':' .. grave)
+        redis.call('ZADD', nodes, 0, grave)
+      end
+    end
+    end_lease(node)
+  end
+  redis.call('ZADD', nodes, now + lease, node)
+  redis.call('HSET', serials, node, number)
+  connect(node, connections)
+  for at = 10, #ARGV, 2 do
+    stand(known, ARGV[at], ARGV[at + 1] ~= '0')
+    stand(active, ARGV[at], ARGV[at + 1] == '2')
+  end
+end
+
+while slice > 0 do
+  local dead = redis.call('ZRANGEBYSCORE', nodes, '-inf', now, 'LIMIT', 0, 1)[1]
+  if not dead then
+    break
+  end
+  end_lease(dead)
+  for _, all in ipairs({active, known}) do
+    if slice > 0 then
+      local gone = redis.call('SPOP', all .. ':' .. dead, slice)
+      slice = slice - #gone
+      for _, id in ipairs(gone) do
+        one_less(all, id)
+      end
+    end
+  end
+  if redis.call('EXISTS', known .. ':' .. dead, active .. ':' .. dead) == 0 then
+    redis.call('ZREM', nodes, dead)
+    has_changed = true
+  end
+end
+
+if has_changed then
+  redis.call('HINCRBY', counts, 'version', 1)
+end
+local version, told, told_at = count_of('version'), count_of('told'), count_of('told_at')
+if told ~= version and (mode == 'leave' or now < told_at or now - told_at >= pause) then
+  redis.call('PUBLISH', channel, version)
+  redis.call('HSET', counts, 'told', version, 'told_at', now)
+  told = version
+end
+
+local next_end = redis.call('ZRANGEBYSCORE', nodes, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+return {
+  version,
+  told,
+  redis.call('ZCOUNT', nodes, '(' .. now, '+inf'),
+  redis.call('ZCOUNT', nodes, '-inf', now),
+  next_end and next_end - now or lease,
+  redis.call('HLEN', active),
+  redis.call('HLEN', known),
+  count_of('connections'),
+  redis.call('SCARD', active .. ':' .. node),
+  redis.call('SCARD', known .. ':' .. node),
+  tonumber(redis.call('HGET', each, node) or 0),
+}
+"""
+
 #: What only reads, or may be done again.
-READING = {"start": _START, "replay": _REPLAY}
+READING = {"start": _START, "replay": _REPLAY, "call": _CALL}

@@ -33,6 +33,7 @@ class RedisStore:
     def __init__(self, url: str, *, prefix: str = "heartbeat:", reactor: Any = None) -> None:
         self._redis = Redis(url, prefix=prefix, reactor=reactor)
         self.path = self._redis.url
+        self.address = self._redis.address
 
     @inlineCallbacks
     def start(self) -> Generator[Any, Any, Contents]:

@@ -5,6 +5,7 @@ Counts are kept, never summed up. Joins and leaves are returned, once each, for 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 from heapq import heappop, heappush
 
@@ -58,18 +59,34 @@ class Connection:
 class Presence:
     """The register of one server. `grace` and `grace_away` are seconds of absence before a leave is announced.
 
-    `active` counts the distinct client ids with an active connection: what the wire calls `clients`.
+    `active` counts the distinct client ids with an active connection; `clients` is what the wire calls so: these, and
+    those that are active on other servers only, where there are any. `changed`, if it is set, is called with each
+    client id that comes or goes, becomes active or stops being so, or has a connection more or less.
     """
 
-    __slots__ = ("_clients", "_connections", "_counts", "_grace", "_grace_away", "_leaving", "active")
+    __slots__ = (
+        "_clients",
+        "_connections",
+        "_counts",
+        "_elsewhere",
+        "_grace",
+        "_grace_away",
+        "_leaving",
+        "active",
+        "changed",
+        "clients",
+    )
 
     def __init__(self, grace: float, grace_away: float) -> None:
         self._grace = grace
         self._grace_away = grace_away
         self._clients: dict[str, _Client] = {}
         self._counts = [0] * len(Standing)
-        # In every pong, so it is ready to be read.
         self.active = 0
+        # In every pong, so it is ready to be read.
+        self.clients = 0
+        self._elsewhere = 0
+        self.changed: Callable[[str], object] | None = None
         self._connections = 0
         self._leaving: list[tuple[float, str]] = []
 
@@ -77,6 +94,16 @@ class Presence:
     def connections(self) -> int:
         """Open connections."""
         return self._connections
+
+    @property
+    def known(self) -> int:
+        """Distinct client ids, detached ones included."""
+        return len(self._clients)
+
+    def counted_elsewhere(self, clients: int) -> None:
+        """So many client ids are active on other servers, and not here."""
+        self._elsewhere = clients
+        self.clients = self.active + clients
 
     def count(self, standing: Standing) -> int:
         """Distinct client ids whose best connection has this standing."""
@@ -101,6 +128,7 @@ class Presence:
         client.connections.append(connection)
         self._connections += 1
         self._recount(client)
+        self._tell(client)
         return connection
 
     def keep(self, client_id: str) -> None:
@@ -136,6 +164,7 @@ class Presence:
         client = connection._client
         client.connections.remove(connection)
         self._connections -= 1
+        self._tell(client)
         if client.connections:
             self._recount(client)
             return False
@@ -190,9 +219,17 @@ class Presence:
             self._restand(client, best)
 
     def _restand(self, client: _Client, standing: Standing | None) -> None:
-        if client.standing is not None:
-            self._counts[client.standing] -= 1
+        before, client.standing = client.standing, standing
+        if before is not None:
+            self._counts[before] -= 1
         if standing is not None:
             self._counts[standing] += 1
-        client.standing = standing
-        self.active = self._counts[Standing.ACTIVE]
+        active = self._counts[Standing.ACTIVE]
+        if active != self.active or before is None or standing is None:
+            self.active = active
+            self.clients = active + self._elsewhere
+            self._tell(client)
+
+    def _tell(self, client: _Client) -> None:
+        if self.changed is not None:
+            self.changed(client.name)

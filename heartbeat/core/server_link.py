@@ -131,9 +131,9 @@ class ServerLink(Link):
             if type(message) is not dict or message.get("type") != "ping" or "status" in message or "away" in message:
                 return None
             if session is None:
-                pong = pong_frame(payload, message, b',"status":"pong","clients":%d}' % self._presence.active)
+                pong = pong_frame(payload, message, b',"status":"pong","clients":%d}' % self._presence.clients)
             elif message.get("ack", session.confirmed) == session.confirmed:
-                end = b',"status":"pong","clients":%d,"ack":%d}' % (self._presence.active, session.handled)
+                end = b',"status":"pong","clients":%d,"ack":%d}' % (self._presence.clients, session.handled)
                 pong = pong_frame(payload, message, end, OWNED_IN_SESSION)
                 self.spoke = True
                 session.tell()
@@ -268,10 +268,10 @@ class ServerLink(Link):
         joined = self._announce()
         self._beaten(now, away)
         self.monitor.pinged(now)
-        active, session = self._presence.active, self.session
+        clients, session = self._presence.clients, self.session
         if session is None:
-            return (pong_frame(payload, message, b',"status":"pong","clients":%d}' % active), *joined)
-        end = b',"status":"pong","clients":%d,"ack":%d}' % (active, session.handled)
+            return (pong_frame(payload, message, b',"status":"pong","clients":%d}' % clients), *joined)
+        end = b',"status":"pong","clients":%d,"ack":%d}' % (clients, session.handled)
         pong = pong_frame(payload, message, end, OWNED_IN_SESSION)
         # A ping that is refused has neither told nor confirmed anything.
         session.tell()
@@ -308,7 +308,7 @@ class ServerLink(Link):
             "status": "ok",
             "client_id": self.client_id,
             "interval_ms": milliseconds(self.monitor.timing.interval),
-            "clients": self._presence.active,
+            "clients": self._presence.clients,
         }
 
     def _declaration(self, session: Session, resumed: bool, reason: str) -> dict[str, Any]:

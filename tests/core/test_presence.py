@@ -34,7 +34,7 @@ def test_at_first_nobody_is_there():
     presence = register()
 
     assert looks(presence) == (0, [0, 0, 0, 0, 0], ())
-    assert presence.active == 0
+    assert presence.active == presence.clients == presence.known == 0
     assert "alice" not in presence
     assert presence.standing_of("alice") is None
     assert presence.expire(1e9) == []
@@ -285,6 +285,55 @@ def test_who_goes_twice_in_one_moment_leaves_once():
     assert looks(presence) == (0, [0, 0, 0, 0, 1], ("alice",))
 
 
+# Other servers
+
+
+def test_what_the_wire_calls_clients_is_our_own_as_they_are_and_those_elsewhere_as_they_were_last_heard():
+    presence = register()
+    alice = joined(presence, "alice")
+
+    presence.counted_elsewhere(5)
+    assert (presence.active, presence.clients) == (1, 6)
+
+    joined(presence, "bob")
+    assert (presence.active, presence.clients) == (2, 7)
+    presence.stand(alice, AWAY)
+    assert (presence.active, presence.clients) == (1, 6)
+    presence.counted_elsewhere(0)
+    assert (presence.active, presence.clients) == (1, 1)
+
+
+def test_who_wants_to_know_is_told_of_everything_that_others_count_and_of_nothing_else():
+    presence = register()
+    told = []
+    presence.changed = told.append
+
+    def since():
+        found, told[:] = set(told), []
+        return found
+
+    alice = presence.open("alice")
+    assert since() == {"alice"}
+    for standing in (AWAY, SUSPECT, CONNECTED):
+        presence.stand(alice, standing)
+    assert presence.announce(alice) is True
+    assert since() == set()
+    presence.stand(alice, ACTIVE)
+    assert since() == {"alice"}
+    second = presence.open("alice")
+    assert since() == {"alice"}
+    presence.close(second, 0.0, at_once=True)
+    assert since() == {"alice"}
+    presence.keep("bob")
+    assert since() == {"bob"}
+    presence.close(alice, 0.0, at_once=False)
+    assert since() == {"alice"}
+    presence.release("bob")
+    assert since() == {"bob"}
+    assert presence.expire(GRACE) == ["alice"]
+    assert since() == {"alice"}
+
+
 class Register(RuleBasedStateMachine):
     """A register, and beside it what a scan over all its connections finds."""
 
@@ -301,6 +350,10 @@ class Register(RuleBasedStateMachine):
         self.announced = set()
         #: client id: when it leaves
         self.leaves = {}
+        #: What is known of each by whoever is told of the changes.
+        self.told = {}
+        self.changed = set()
+        self.presence.changed = self.changed.add
 
     @rule(target=connections, name=st.sampled_from("abcd"))
     def open(self, name):
@@ -375,6 +428,15 @@ class Register(RuleBasedStateMachine):
         assert [self.presence.count(standing) for standing in Standing] == [scan[standing] for standing in Standing]
         assert self.presence.active == scan[ACTIVE]
         assert self.presence.connections == sum(map(len, self.standings.values()))
+        assert self.presence.known == len(best)
+
+    @invariant()
+    def who_is_told_of_the_changes_knows_who_is_there_and_who_is_active(self):
+        for name in self.changed:
+            self.told[name] = self.presence.standing_of(name)
+        self.changed.clear()
+        told = {name: standing is ACTIVE for name, standing in self.told.items() if standing is not None}
+        assert told == {name: self.presence.standing_of(name) is ACTIVE for name in self.presence.client_ids()}
 
 
 test_after_everything_that_happens_the_counts_are_what_a_scan_finds = Register.TestCase

@@ -152,6 +152,20 @@ def test_the_answer_counts_the_clients_that_are_active():
     assert says(server(presence), PING, 0.0)[0] == b'{"type":"ping","status":"pong","clients":2}'
 
 
+def test_every_answer_counts_those_who_are_active_on_other_servers_too():
+    presence = Presence(40.0, 75.0)
+    presence.counted_elsewhere(5)
+    link = server(presence)
+
+    assert json.loads(says(link, LEVEL_0, 0.0)[0])["clients"] == 6
+    assert says(link, PING, 0.0) == (b'{"type":"ping","status":"pong","clients":6}',)
+    presence.counted_elsewhere(6)
+    assert link.beat(PING, 1.0) == b'{"type":"ping","status":"pong","clients":7}'
+    assert opened(link, 2.0)["clients"] == 7
+    assert says(link, PING, 3.0) == (b'{"type":"ping","status":"pong","clients":7,"ack":0}',)
+    assert link.beat(PING, 4.0) == b'{"type":"ping","status":"pong","clients":7,"ack":0}'
+
+
 def test_a_plain_opening_joins_and_is_told_the_interval():
     link = server(interval=5.0)
 

@@ -418,6 +418,8 @@ def test_the_numbers_are_those_of_the_server(admin, person, connect, world):
     assert told["heartbeat_connections_closed_total", ("by", "nobody"), ("code", "none")] == 1
     assert said["process_open_fds"] > 0
     assert {name[1][1] for name in told if name[0] == "heartbeat_resumes_refused_total"} == set(REFUSALS)
+    # It counts its clients with nobody else's.
+    assert not [name for name in told if name[0].startswith(("heartbeat_fleet", "heartbeat_cluster"))]
 
 
 def test_a_histogram_is_told_with_its_buckets_and_its_sum(admin, connect, world):
@@ -464,6 +466,7 @@ def test_the_totals_are_what_the_page_shows(admin, person):
 
     assert totals["clients"] == {"active": 1, "away": 0, "connected": 0, "suspect": 0, "detached": 0}
     assert totals["states"] == {"acknowledged": 1, "waiting": 0, "suspect": 0, "dead": 0}
+    assert totals["fleet"] is None
     assert (totals["connections"], totals["sessions"], totals["unready"]) == (1, 1, "")
 
 

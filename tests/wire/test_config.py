@@ -146,7 +146,7 @@ def test_a_single_text_stands_for_a_list_of_one(config):
 
 
 WRONG = {
-    "colour = 1": "there is no option 'colour'; twistd heartbeat --help names them all",
+    "hue = 1": "there is no option 'hue'; twistd heartbeat --help names them all",
     "intervall = 1": "there is no option 'intervall'; the nearest is interval",
     "drain_timeout = 1": "there is no option 'drain_timeout'; the nearest is drain-timeout",
     "Listen = 1": "there is no option 'Listen'; the nearest is listen",
