@@ -134,6 +134,7 @@ def test_a_port_that_is_taken_is_one_sentence(server, tmp_path):
     assert not any("Traceback" in line for line in second.seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -155,6 +156,7 @@ def test_wrong_options_of_the_server_are_one_sentence(tmp_path, options, sentenc
     assert not any("Traceback" in line for line in server.seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
