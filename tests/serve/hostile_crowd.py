@@ -1,6 +1,6 @@
 """Ten thousand who mean harm beside a thousand who beat, for a minute: run by hand (`make abuse`), on a quiet machine.
 
-What it measures, and what it does not reach yet, is in docs/reliability.md.
+What it measures, and what it does not reach yet: docs/reliability.md.
 """
 
 import contextlib
