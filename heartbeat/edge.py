@@ -211,7 +211,7 @@ class Edge:
 
     def woke(self, now: float) -> None:
         """The machine slept."""
-        if self.link is not None:
+        if self.link is not None and not self.dead:
             self.guarded(lambda link: self.carry(link.woke(now, self.traffic())), self.link)
 
     def gone(self, code: int | None) -> None:
@@ -364,7 +364,10 @@ class Edge:
 
     def _arm(self) -> None:
         at = self._limit
-        if self._stuck is not None:
+        if self.dead:
+            # Nothing is read any more, so whatever it says goes unheard: its silence is our own doing.
+            pass
+        elif self._stuck is not None:
             at = min(at, self.now() + self.shared.settings.tick)
         elif self._held & PACED:
             at = min(at, self._paced_until)
@@ -383,7 +386,10 @@ class Edge:
             self.unlimit()
             at_limit()
         link = self.link
-        if self._stuck is not None:
+        if self.dead:
+            # As above.
+            pass
+        elif self._stuck is not None:
             # We are not reading, so its silence is our own doing, and convicts nobody.
             self._look_whether_stuck(now, *self._stuck)
         elif self._held & PACED:
@@ -409,7 +415,7 @@ class Edge:
             self.close(CloseCode.SLOW_CONSUMER, "reads too slowly")
 
     def _confirm(self) -> None:
-        if self.link is not None and not self.over:
+        if self.link is not None and not (self.over or self.dead):
             self.carry(self.link.confirm(self.now(), self.traffic()))
 
     def drop(self) -> None:

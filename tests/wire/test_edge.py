@@ -25,6 +25,7 @@ from heartbeat.core.link import (
     Report,
     Turn,
 )
+from heartbeat.core.monitor import State
 from heartbeat.core.settings import Settings
 from heartbeat.edge import Edge
 from heartbeat.shared import ClientShared, ServerShared
@@ -342,6 +343,23 @@ def test_the_machine_slept_and_the_link_probes(linked):
 
     assert linked.protocol.told[0] == b'{"type":"ping","id":2}'
     assert linked.protocol.told[1][0] == "linkChanged"
+
+
+def test_whom_nobody_reads_any_more_is_not_judged_by_his_silence(linked):
+    """Not even where a probe was out when the connection was cut."""
+    linked.receive(b'{"type":"ping","status":"pong","id":1}', False)
+    linked.woke(linked.now())
+    assert linked.link.monitor.state is State.SUSPECT
+    linked.carry((Turn(),))
+    linked.cut(4001, "another connection has resumed this session")
+    linked.protocol.told.clear()
+
+    pump(linked, 0.9)
+    linked.woke(linked.now())
+    pump(linked, 30)
+
+    assert linked.link.monitor.state is State.SUSPECT
+    assert linked.protocol.told == ["aborted", "transport aborted"]
 
 
 # What the transport knows.
