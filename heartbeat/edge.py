@@ -397,7 +397,9 @@ class Edge:
             if now >= self._paced_until:
                 self.rested(now)
         elif link is not None and now >= link.next_at:
+            # Which arms it.
             self.carry(link.check(now, self.traffic()))
+            return
         self._arm()
 
     def _look_whether_stuck(self, now: float, since: float, written: int) -> None:

@@ -33,7 +33,8 @@ class Worlds:
             self.round_trips += one.round_trips
             self.handled += one.ledger.handlings
             self.confirmed += one.ledger.confirmations
-            self.client_seconds += one.now * len(one.devices)
+            # A plain page is a client, too.
+            self.client_seconds += one.now * (len(one.devices) + len(one.pages))
             self.nearest = max(self.nearest, one.oracle.nearest)
             self.seen += one.seen
 
