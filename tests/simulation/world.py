@@ -298,7 +298,7 @@ class World:
     def _at_work(self):
         """Whatever is raised, or logged as a failure, is a finding."""
         globalLogPublisher.addObserver(self._observe)
-        # Looked for is what nobody knows of any more at the end of a life, and not all the time: it takes a tenth of it.
+        # What nobody knows of any more is looked for at the end of a life: to look all the time takes a tenth of it.
         gc.disable()
         try:
             with self._named():
