@@ -19,6 +19,7 @@ from heartbeat.core.client_link import ClientLink
 from heartbeat.core.errors import CloseCode
 from heartbeat.core.link import LinkStatus
 from heartbeat.core.opening import Declared, Opening
+from heartbeat.core.presence import Standing
 from heartbeat.core.server_link import ServerLink
 from heartbeat.edge import JUDGED, PACED, Edge
 from heartbeat.handshake import speaks_for_itself
@@ -32,6 +33,11 @@ OVER_PACE = 10.0
 
 # Nothing is read for so long at most: what he sends is to be answered before he thinks that nobody is there.
 _PAUSE = 1.0
+
+# Who has beaten lately is no stranger, and is read before all who are; unless he leaves so many bytes lying that he was
+# answered.
+_PRESENT = (Standing.ACTIVE, Standing.AWAY)
+_UNREAD = 65_536
 
 _TOO_FAST = "too many messages a second (setting message_rate)"
 
@@ -86,13 +92,18 @@ class ServerEdge(Edge):
             self.left = 0
             # What has been read is handled, however much is owed for it.
             self.protocol._heartbeat_reader = outbox.read_little(self.protocol.transport)
+        else:
+            outbox.read_first(self.protocol.transport)
 
     def recount(self) -> bool:
         """More has come than was counted: read no more for a moment, if it came too fast."""
-        if self._pacing is None:
+        pacing = self._pacing
+        if pacing is None:
             return super().recount()
         now = self.now()
-        self.left, owed, own = self._pacing.count(self.left, self.shared.ticker.running, now)
+        self.left, owed, own = pacing.count(self.left, self.shared.ticker.running, now)
+        if self._is_fair(pacing) is not pacing.is_first:
+            self._rank(pacing)
         if own > OVER_PACE:
             self._flooded(now)
         elif owed and self._held & PACED:
@@ -104,6 +115,20 @@ class ServerEdge(Edge):
             self.hold(PACED)
             self._arm()
         return not self.dead
+
+    def _is_fair(self, pacing: Pacing) -> bool:
+        """Whether it is to be read before all those who are not."""
+        if pacing.hasty or self.link is None or self.link.standing not in _PRESENT:
+            return False
+        return (outbox.unacknowledged(self.protocol.transport) or 0) < _UNREAD
+
+    def _rank(self, pacing: Pacing) -> None:
+        if pacing.is_first:
+            pacing.is_first = False
+            outbox.read_last(self.protocol.transport)
+        else:
+            pacing.known()
+            outbox.read_first(self.protocol.transport)
 
     def rested(self, now: float) -> None:
         """It was not read from for long enough: it is when it is its turn."""

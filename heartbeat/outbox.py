@@ -22,6 +22,8 @@ __all__ = [
     "are_waiting",
     "bound_silence",
     "queued",
+    "read_first",
+    "read_last",
     "read_little",
     "read_up_to",
     "round_trip",
@@ -145,6 +147,23 @@ def read_up_to(reader: Any, count: int) -> None:
     reader.bufferSize = _LITTLE if count <= _LITTLE else min(count, _MUCH)
 
 
+def read_last(transport: Any) -> None:
+    """Have it read when all others were, in each turn, where the reactor is one that knows of that (`reactor`)."""
+    _have_read("read_last", transport)
+
+
+def read_first(transport: Any) -> None:
+    """Have it read like any other again."""
+    _have_read("read_first", transport)
+
+
+def _have_read(how: str, transport: Any) -> None:
+    transport = _below(transport)
+    have = getattr(getattr(transport, "reactor", None), how, None)
+    if have is not None:
+        have(transport)
+
+
 def are_waiting(transport: Any, count: int, *, begun: bytes, rest: int) -> bool:
     """Whether the peer has sent so many frames of RFC 6455 that nobody has read; False where that cannot be told.
 
@@ -165,15 +184,20 @@ def are_waiting(transport: Any, count: int, *, begun: bytes, rest: int) -> bool:
     at, size = rest, len(data)
     if size - at < count * _SHORTEST:
         return False
-    while count and at + _SHORTEST <= size:
+    while count > 0 and at + _SHORTEST <= size:
         length = data[at + 1] & 127
-        if length == 126:
-            length = 2 + int.from_bytes(data[at + 2 : at + 4])
-        elif length == 127:
-            length = 8 + int.from_bytes(data[at + 2 : at + 10])
-        at += _SHORTEST + length
+        if length < 126:
+            # As many as are equally short are counted in one step: whoever floods says the same thing again and again.
+            step = _SHORTEST + length
+            lengths = data[at + 1 : size - _SHORTEST + 2 : step]
+            alike = len(lengths) - len(lengths.lstrip(lengths[:1]))
+            at += step * alike
+            count -= alike
+            continue
+        more = 2 if length == 126 else 8
+        at += _SHORTEST + more + int.from_bytes(data[at + 2 : at + 2 + more])
         count -= 1
-    return not count
+    return count <= 0
 
 
 def bound_silence(transport: Any, seconds: float) -> bool:

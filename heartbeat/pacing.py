@@ -2,7 +2,8 @@
 
 Counts in small batches, so that a message costs a subtraction. Whatever we ourselves were late by is credited: what
 piled up in the meantime is no haste of the peer's. Who was too fast is in haste until he has kept to his rate for a
-while: so long he counts in the lane of those who were slowed down, and little of his comes at once.
+while: so long he counts in the lane of those who were slowed down, and little of his comes at once. Of whom nothing
+is known yet each message is counted alone.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ _RESTED = 2.0
 
 
 class Pacing:
-    """One connection's pace. `left` is what is counted already and has not come; `hasty`: he was too fast of late."""
+    """One connection's pace. `left` is what is counted already and has not come; `hasty`: he was too fast of late.
+
+    `is_first`: he is known, keeps to his pace, and does not wait behind those who do not.
+    """
 
     __slots__ = (
         "_account",
@@ -43,6 +47,7 @@ class Pacing:
         "_pace",
         "_read_since",
         "hasty",
+        "is_first",
     )
 
     def __init__(self, arrivals: Arrivals, account: Account | None, running: RunningTime, now: float) -> None:
@@ -51,13 +56,21 @@ class Pacing:
         self._pace = Pace(rate, self._in_haste if arrivals.has_flooded(account, now) else self._at_once, now)
         self._account = account
         self._lane = arrivals.lane
-        self._batch = max(1, min(_BATCH, int(rate / 10)))
+        self._batch = 1
         self._late = running.late
         # What may have piled up while we ourselves were late, and until when it is believed to have.
         self._excess = self._excess_until = 0.0
         # Since when he has been read from without a pause.
         self._read_since = now
-        self.hasty = False
+        self.hasty = self.is_first = False
+
+    def known(self) -> None:
+        """He is no stranger any more: count in batches."""
+        self.is_first = True
+        if self._batch == 1:
+            self._batch = max(1, min(_BATCH, int(self._pace.rate / 10)))
+            # The first one is paid for before it has come; what may come at once is not to be less for that.
+            self._pace.credit(self._batch - 1)
 
     def count(self, left: int, running: RunningTime, now: float) -> tuple[int, float, float]:
         """`left`, below 0, is less than nothing: what is left now, and the seconds owed, by all and by this alone."""

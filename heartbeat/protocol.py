@@ -14,6 +14,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 
+from heartbeat import outbox
 from heartbeat.arrivals import Account, Arrivals
 from heartbeat.core.errors import CloseCode
 from heartbeat.edge import Edge
@@ -103,6 +104,8 @@ class HeartbeatServerProtocol(_OwnTimers, HeartbeatServerMixin, LeanServerProtoc
     def connectionMade(self) -> None:
         """Twisted's: the transport is connected."""
         super().connectionMade()
+        # Until it is known who it is; whoever reads pages never is.
+        outbox.read_last(self.transport)
         edge = self._heartbeat
         if edge is not None:
             edge.shared.arrivals.connected(edge, edge.now())

@@ -7,6 +7,10 @@
 //
 // SIGUSR1 prints what was seen since the last time, as one JSON object; SIGTERM ends it, and all of its connections.
 //
+// A pong has taken the time from when its ping was given to the kernel to when the kernel had it here, by the kernel's own
+// stamp: not to when this program came to read it, which beside a crowd on the same core is often later, and is nothing
+// that the server has done. Both by the system clock, which nobody must set meanwhile.
+//
 // Each of the crowd does what it does by the clock, whatever the server answers, and comes back five to fifteen seconds
 // after it was sent away. Each hundred of it have an address of their own in 127.0.0.0/8; those who beat are all
 // 127.0.0.1.
@@ -59,10 +63,19 @@ static int flood_length[KINDS];
 static char request[300];
 static int request_length;
 
+static uint64_t nanoseconds(const struct timespec *t) { return t->tv_sec * SECOND + t->tv_nsec; }
+
 static uint64_t now(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec * SECOND + t.tv_nsec;
+  return nanoseconds(&t);
+}
+
+// As the kernel stamps what it receives.
+static uint64_t stamp(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_REALTIME, &t);
+  return nanoseconds(&t);
 }
 
 // A masked frame of RFC 6455 that claims to hold `claimed` bytes; its mask is nought. Returns its length.
@@ -142,6 +155,10 @@ static void start(connection *c, uint64_t at) {
   }
   setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
   setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  if (good && setsockopt(c->fd, SOL_SOCKET, SO_TIMESTAMPNS, &one, sizeof one)) {
+    perror("SO_TIMESTAMPNS");
+    exit(1);
+  }
   if (c->kind == DEAF) setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &little, sizeof little);
   address.sin_addr.s_addr = htonl(good ? INADDR_LOOPBACK : INADDR_LOOPBACK + 256 * (1 + number / AN_ADDRESS));
   setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
@@ -179,7 +196,7 @@ static void act(connection *c, uint64_t at) {
     uint8_t out[80];
     char text[50];
     int length = sprintf(text, "{\"type\":\"ping\",\"n\":%d}", ++c->done);
-    c->sent_at = now();
+    c->sent_at = stamp();
     put(c, out, frame(out, 0x81, text, length, length), at);
   } else if (c->kind == LOOP) {
     end(c, at);
@@ -200,8 +217,8 @@ static void connected(connection *c, uint64_t at) {
   if (c->kind != SLOW && c->kind != SILENT) put(c, request, request_length, at);
 }
 
-// The frames that a good one gets; the others look at nothing.
-static void take(connection *c, uint64_t at) {
+// The frames that a good one gets, the last bytes of which the kernel had at that time; the others look at nothing.
+static void take(connection *c, uint64_t at, uint64_t arrived) {
   int from = 0;
   while (c->state == OPEN && c->length - from >= 2) {
     uint8_t *b = c->bytes + from;
@@ -220,13 +237,27 @@ static void take(connection *c, uint64_t at) {
     } else if (c->sent_at) {
       uint8_t *found = memmem(b + 2, length, "\"clients\":", 10);
       if (found) clients = atol((char *)found + 10);
-      if (sampled < SAMPLES) samples[sampled++] = (at - c->sent_at) / 1000;
+      if (sampled < SAMPLES) samples[sampled++] = (arrived - c->sent_at) / 1000;
       c->sent_at = 0;
     }
     from += 2 + length;
   }
   memmove(c->bytes, c->bytes + from, c->length - from);
   c->length -= from;
+}
+
+// As recv, and when the kernel had it; where it does not say, that is now, which is no earlier.
+static int receive(int fd, void *into, int room, uint64_t *arrived) {
+  char control[CMSG_SPACE(sizeof(struct timespec))];
+  struct iovec bytes = {.iov_base = into, .iov_len = room};
+  struct msghdr message = {.msg_iov = &bytes, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+  int got = recvmsg(fd, &message, 0);
+  *arrived = stamp();
+  if (got > 0)
+    for (struct cmsghdr *told = CMSG_FIRSTHDR(&message); told; told = CMSG_NXTHDR(&message, told))
+      if (told->cmsg_level == SOL_SOCKET && told->cmsg_type == SCM_TIMESTAMPNS)
+        *arrived = nanoseconds((struct timespec *)CMSG_DATA(told));
+  return got;
 }
 
 static void ready(connection *c) {
@@ -236,7 +267,8 @@ static void ready(connection *c) {
   if (c->kind == DEAF && c->state == OPEN) return;
   int keeps = c->state == SHAKING || good;
   int room = keeps ? (int)sizeof c->bytes - 1 - c->length : (int)sizeof scratch;
-  int got = recv(c->fd, keeps ? c->bytes + c->length : scratch, room, 0);
+  uint64_t arrived;
+  int got = receive(c->fd, keeps ? c->bytes + c->length : scratch, room, &arrived);
   if (got < 0 && errno == EAGAIN) return;
   if (got <= 0) return end(c, at);
   if (!keeps) return;
@@ -257,7 +289,7 @@ static void ready(connection *c) {
     if (c->kind == DEAF) watch(c, EPOLL_CTL_MOD, 0);
     c->next_at = at + spread(c, periods[c->kind]);
   }
-  if (good) take(c, at);
+  if (good) take(c, at, arrived);
 }
 
 static int by_size(const void *a, const void *b) {

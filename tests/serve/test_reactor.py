@@ -25,7 +25,9 @@ if sys.platform != "linux":
     pytest.skip("the reactor of txheartbeat is for Linux alone", allow_module_level=True)
 
 from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.tcp import Port, Server
 
+from heartbeat import HeartbeatService, Settings
 from heartbeat.reactor import HeartbeatReactor
 from heartbeat.ticker import Ticker
 
@@ -34,6 +36,23 @@ SOON = 10.0
 
 #: More than any socket's buffers take at once.
 MUCH = b"x" * 20_000_000
+
+
+class ReadsStrangersLast(HeartbeatReactor):
+    """Ours, where all who come are strangers: each connection that was accepted is read last, and so is its port."""
+
+    def __init__(self):
+        self.strangers = set()
+        super().__init__()
+
+    def addReader(self, reader):
+        super().addReader(reader)
+        if isinstance(reader, Server | Port) and reader not in self.strangers:
+            self.strangers.add(reader)
+            self.read_last(reader)
+
+
+KINDS = [HeartbeatReactor, ReadsStrangersLast, EPollReactor]
 
 
 @pytest.fixture
@@ -312,6 +331,16 @@ def is_reset_while_it_writes_and_reads(rig):
     rig.reset()
 
 
+def says_something_and_resets_while_it_writes(rig):
+    """What had arrived before the end is heard before the end."""
+    rig.transport.write(MUCH)
+    rig.reactor.iterate(0.02)
+    rig.peer.sendall(b"last words")
+    rig.reset()
+    rig.turn_until(lambda: rig.server.lost)
+    assert rig.server.data == b"last words"
+
+
 def closes_half_and_is_answered(rig):
     rig.peer.sendall(b"a question")
     rig.peer.shutdown(socket.SHUT_WR)
@@ -374,6 +403,7 @@ LIVES = {
     "the peer resets": Life(lambda rig: rig.reset(), [LOST]),
     "the peer resets amid our writing": Life(is_reset_while_it_writes, [LOST]),
     "the peer resets amid our writing and reading": Life(is_reset_while_it_writes_and_reads, [LOST]),
+    "the peer says something and resets amid our writing": Life(says_something_and_resets_while_it_writes, [LOST]),
     "the peer closes its half": Life(lambda rig: rig.peer.shutdown(socket.SHUT_WR), [DONE]),
     "the peer closes its half, and we can bear it": Life(closes_half_and_is_answered, [READ, DONE], HalfClosing),
     "we close our half": Life(closes_one_half_and_then_the_other, [WRITTEN, READ, DONE], HalfClosing),
@@ -389,7 +419,7 @@ LIVES = {
 }
 
 
-@pytest.mark.parametrize("kind", [HeartbeatReactor, EPollReactor])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("life", LIVES.values(), ids=LIVES)
 def test_a_connection_lives_and_ends_as_on_twisteds_own(make_rig, failures, kind, life):
     """The protocol is told the same, and what failed is logged, with its traceback and in the connection's context."""
@@ -401,6 +431,7 @@ def test_a_connection_lives_and_ends_as_on_twisteds_own(make_rig, failures, kind
     assert rig.server.told == life.told
     assert failures == [(f"{life.protocol.__name__},0,127.0.0.1", ZeroDivisionError, name) for name in life.fails]
     assert rig.transport not in rig.reactor.getReaders() + rig.reactor.getWriters()
+    assert rig.transport not in getattr(rig.reactor, "_last", ())
 
 
 @pytest.mark.parametrize("kind", [HeartbeatReactor, EPollReactor])
@@ -453,7 +484,7 @@ class Accepting:
 
 
 @pytest.mark.parametrize("number", [errno.ENFILE, errno.EIO])
-@pytest.mark.parametrize("kind", [HeartbeatReactor, EPollReactor])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_port_that_cannot_accept_says_so_and_goes_on(make_rig, kind, number, logged, failures):
     """For want of files, as happens, or for what should never: whoever waits is let in when it can be done again."""
     rig = make_rig(kind)
@@ -660,6 +691,395 @@ def test_nobody_waits_because_others_are_ready_all_the_time(reactor, make_ready,
     reactor.doPoll(0)
     reactor.doPoll(0)
     assert {one.reads for one in ready} == {2}
+
+
+# Who is read last.
+
+
+class Hasty(Ready):
+    """One that keeps the reactor for a while when it is read, and notes who was."""
+
+    def __init__(self, reactor, name, order, seconds=0.0, number=None):
+        super().__init__(reactor, self._note, number)
+        self.name = name
+        self._order = order
+        self._seconds = seconds
+
+    def _note(self):
+        self._order.append(self.name)
+        until = time.monotonic() + self._seconds
+        while time.monotonic() < until:
+            pass
+
+
+@pytest.fixture
+def order():
+    """Who was read, in their order."""
+    return []
+
+
+@pytest.fixture
+def make_hasty(reactor, order):
+    """Descriptors of our reactor that are always ready, and note when they are read; closed in the end."""
+    made = []
+
+    def make_hasty(name, seconds=0.0, *, last=False):
+        made.append(Hasty(reactor, name, order, seconds))
+        if last:
+            reactor.read_last(made[-1])
+        return made[-1]
+
+    yield make_hasty
+    for one in made:
+        one.close()
+
+
+def test_who_is_to_be_read_last_is_read_when_all_others_were(reactor, make_hasty, order):
+    """Whoever was ready first."""
+    for name in ("stranger", "second stranger"):
+        make_hasty(name, last=True)
+    for name in ("known", "also known"):
+        make_hasty(name)
+
+    reactor.doPoll(0)
+    assert order[:2] == ["known", "also known"]
+    assert set(order[2:]) <= {"stranger", "second stranger"}
+
+    reactor.doPoll(0)
+    assert set(order) == {"known", "also known", "stranger", "second stranger"}
+
+
+def test_while_there_are_others_only_a_few_are_read_of_any_number(reactor, make_hasty, order):
+    """And each of them when it is his turn."""
+    strangers = [make_hasty(f"stranger {at}", last=True) for at in range(40)]
+    known = make_hasty("known")
+
+    for turn in range(1, 11):
+        # Long enough for whatever was due to the strangers on account of the known one.
+        known.read = lambda: order.append("known")
+        reactor.doPoll(0)
+        assert order.count("known") == turn
+
+    counts = [order.count(one.name) for one in strangers]
+    assert max(counts) - min(counts) <= 1
+    assert sum(counts) < 200
+
+
+def test_alone_they_are_read_for_a_millisecond_a_turn(reactor, make_hasty, order):
+    """Timers are looked at in between, however many strangers there are."""
+    for at in range(100):
+        make_hasty(f"stranger {at}", 0.0001, last=True)
+
+    reactor.doPoll(0)
+
+    assert 8 <= len(order) < 100
+
+
+def test_they_have_a_fourth_of_the_time_that_the_others_took(reactor, make_hasty, order):
+    """Where the known take all there is, whoever comes is let in all the same."""
+    make_hasty("known", 0.04)
+    for at in range(200):
+        make_hasty(f"stranger {at}", 0.0002, last=True)
+
+    reactor.doPoll(0)
+
+    strangers = len(order) - 1
+    assert order[0] == "known"
+    assert 0.005 < strangers * 0.0002 < 0.02
+
+
+def test_the_known_do_not_wait_for_whoever_is_slow_to_be_read(reactor, make_hasty, order):
+    """However long the strangers could go on: each of the known is read in every turn."""
+    make_hasty("known")
+    for at in range(40):
+        make_hasty(f"stranger {at}", 0.001, last=True)
+
+    for _ in range(5):
+        reactor.doPoll(0)
+
+    assert order.count("known") == 5
+    assert len(order) - 5 <= 5 * 4
+
+
+def test_a_stranger_wakes_the_reactor(reactor, make_hasty, order):
+    """Alone, and when it was waiting for ever."""
+    make_hasty("stranger", last=True)
+
+    reactor.doPoll(None)
+
+    assert order
+
+
+def test_where_nobody_is_left_of_them_the_reactor_rests(reactor, make_hasty, order):
+    """Neither whoever was let in nor whoever has gone has it turn for nothing."""
+    let_in, gone = (make_hasty(name, last=True) for name in ("let in", "gone"))
+    reactor.read_first(let_in)
+    reactor.removeReader(let_in)
+    gone.close()
+
+    before = time.monotonic()
+    reactor.doPoll(0.05)
+
+    assert time.monotonic() - before >= 0.04
+    assert order == []
+
+
+def test_who_is_let_in_is_read_with_the_others(reactor, make_hasty, order):
+    stranger, other = make_hasty("let in", last=True), make_hasty("stranger", last=True)
+    make_hasty("known")
+    reactor.read_first(stranger)
+
+    reactor.doPoll(0)
+
+    assert set(order[:2]) == {"let in", "known"}
+    assert set(order[2:]) == {other.name}
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_a_pause_changes_nothing_of_it(reactor, make_hasty, order, last):
+    """Whoever is not read from is not, and is in his place when he is again; also when that changed in the meantime."""
+    paused, known = make_hasty("paused", last=not last), make_hasty("known")
+    reactor.removeReader(paused)
+    (reactor.read_last if last else reactor.read_first)(paused)
+    reactor.doPoll(0)
+    assert order == ["known"]
+    order.clear()
+
+    reactor.addReader(paused)
+    reactor.addReader(paused)
+    known.read = lambda: order.append("known")
+    stranger = make_hasty("stranger", last=True)
+    first = 1 if last else 2
+    reactor.doPoll(0)
+    assert set(order[:first]) == ({"known"} if last else {"known", "paused"})
+
+    reactor.removeReader(known)
+    reactor.doPoll(0)
+    assert {stranger.name, "paused"} <= set(order)
+
+
+def test_a_number_that_is_used_again_is_another_ones(reactor, make_hasty, order):
+    """Nothing of a stranger's is left to whoever gets his descriptor's number, known or not."""
+    gone = make_hasty("gone", last=True)
+    make_hasty("stranger", last=True)
+    number = gone.fileno()
+    gone.close()
+    next_one = Hasty(reactor, "next", order, number=_eventfd_at(number))
+
+    reactor.doPoll(0)
+
+    assert order[0] == "next"
+    assert "gone" not in order
+    next_one.close()
+
+
+def test_one_that_was_closed_unseen_is_forgotten_when_it_is_left(reactor, make_hasty, order):
+    """Its number may be another's by then, who is not."""
+    closed = make_hasty("closed", last=True)
+    number = closed.fileno()
+    os.close(number)
+    closed._number = -1
+    another = Hasty(reactor, "another", order, number=_eventfd_at(number))
+    reactor.read_last(another)
+
+    reactor.removeReader(closed)
+    reactor.doPoll(0)
+
+    assert "another" in order
+    another.close()
+
+
+def test_writing_is_nobodys_but_the_writers(reactor, make_hasty, order):
+    """Who is read last is written to like any other, and is still read last, whatever he stops doing first."""
+    stranger, _ = make_hasty("stranger", last=True), make_hasty("known")
+    reactor.addWriter(stranger)
+
+    reactor.doPoll(0)
+    assert (stranger.writes, order[0]) == (1, "known")
+    assert "stranger" in order
+    reactor.removeReader(stranger)
+    order.clear()
+    reactor.doPoll(0)
+    assert (stranger.writes, order) == (2, ["known"])
+    reactor.addReader(stranger)
+    reactor.removeWriter(stranger)
+    order.clear()
+    reactor.doPoll(0)
+    assert stranger.writes == 2
+    assert order[0] == "known"
+    assert "stranger" in order
+
+
+def test_they_are_among_all_who_are_read_and_go_with_all(reactor, make_hasty):
+    """Each once, also who is written to as well."""
+    one, both = make_hasty("one", last=True), make_hasty("both", last=True)
+    reactor.addWriter(both)
+    assert {one, both} <= set(reactor.getReaders())
+
+    removed = reactor.removeAll()
+
+    assert sorted(removed.count(each) for each in (one, both)) == [1, 1]
+    assert not {one, both} & set(reactor.getReaders() + reactor.getWriters())
+
+
+def test_a_stranger_who_fails_is_ended_alone(reactor, make_ready, failures):
+    others = [make_ready(), make_ready(fail), make_ready()]
+    for one in others:
+        reactor.read_last(one)
+
+    reactor.doPoll(0)
+
+    assert failures == [("one that is ready", ZeroDivisionError, "fail")]
+    assert [bool(one.reads) for one in others] == [True, True, True]
+    assert [len(one.lost) for one in others] == [0, 1, 0]
+
+
+def test_a_port_that_is_read_last_lets_a_few_in_at_a_time(make_reactor):
+    """A crowd that has connected comes in turn by turn."""
+    reactor = make_reactor(HeartbeatReactor)
+    came = []
+
+    def build():
+        came.append(Told())
+        return came[-1]
+
+    port = reactor.listenTCP(0, Factory.forProtocol(build), interface="127.0.0.1", backlog=64)
+    reactor.read_last(port)
+    known = Ready(reactor)
+    with contextlib.ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port.getHost().port), timeout=SOON))
+        a_turn = []
+        while len(came) < 40:
+            before = len(came)
+            reactor.doPoll(0)
+            a_turn.append(len(came) - before)
+        assert max(a_turn) <= 4
+        assert len(a_turn) <= 41
+    known.close()
+    turn_until(reactor, lambda: all(one.lost for one in came))
+    port.stopListening()
+    reactor.iterate(0)
+
+
+def test_whoever_comes_by_a_port_that_is_read_last_is_read_last_himself(make_reactor):
+    """From the first byte on; and nobody else is who goes on in the same moment."""
+    reactor = make_reactor(HeartbeatReactor)
+    came, paused = [], []
+
+    class Comes(Told):
+        def connectionMade(self):
+            super().connectionMade()
+            for one in paused:
+                one.transport.resumeProducing()
+
+    def build():
+        came.append(Comes())
+        return came[-1]
+
+    port = reactor.listenTCP(0, Factory.forProtocol(build), interface="127.0.0.1")
+    address = ("127.0.0.1", port.getHost().port)
+    with socket.create_connection(address, timeout=SOON):
+        turn_until(reactor, lambda: came)
+        came[0].transport.pauseProducing()
+        paused.append(came[0])
+        reactor.read_last(port)
+        with socket.create_connection(address, timeout=SOON):
+            turn_until(reactor, lambda: len(came) == 2)
+            assert [one.transport in reactor._last for one in came] == [False, True]
+            assert set(reactor.getReaders()) >= {one.transport for one in came}
+    turn_until(reactor, lambda: all(one.lost for one in came))
+    port.stopListening()
+    reactor.iterate(0)
+
+
+class Beater:
+    """A client of bytes, that beats when it is told to, and hears what it is told to hear."""
+
+    def __init__(self, reactor, port):
+        self.reactor = reactor
+        self.socket = socket.socket()
+        # Little is under way to it that it has not read.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.socket.settimeout(SOON)
+        self.socket.connect(("127.0.0.1", port.getHost().port))
+        self.heard = b""
+
+    def say(self, data):
+        self.socket.sendall(data)
+
+    def hears(self, enough):
+        """Read until that has come."""
+
+        def hear():
+            with contextlib.suppress(BlockingIOError):
+                self.heard += self.socket.recv(1 << 16)
+            return enough(self.heard)
+
+        self.socket.setblocking(False)
+        turn_until(self.reactor, hear)
+        self.socket.settimeout(SOON)
+
+
+def text(payload):
+    """A text frame of a client's, under 64 KiB."""
+    length = len(payload)
+    head = bytes([0x81, 0x80 | length]) if length < 126 else b"\x81\xfe" + length.to_bytes(2)
+    return head + bytes(4) + payload
+
+
+REQUEST = (
+    b"GET /ws HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+def test_whoever_leaves_his_answers_unread_is_read_last_until_he_reads_them(make_reactor):
+    """He keeps to his pace, and would have the server write for nobody before those who listen."""
+    reactor = make_reactor(HeartbeatReactor)
+    service = HeartbeatService("tcp:0:interface=127.0.0.1", Settings(message_rate=1000.0), reactor=reactor)
+    service.privilegedStartService()
+    service.startService()
+    turn_until(reactor, lambda: service.ports)
+    assert service.ports[0] in reactor._last
+    peer = Beater(reactor, service.ports[0])
+    peer.say(REQUEST)
+    peer.hears(lambda heard: b"\r\n\r\n" in heard)
+    (edge,) = service.factory.heartbeat.edges
+    transport = edge.protocol.transport
+    assert transport in reactor._last
+    for _ in range(2):
+        peer.say(text(b'{"type":"ping"}'))
+    peer.hears(lambda heard: heard.count(b"pong") == 2)
+    assert transport not in reactor._last
+
+    padded = text(b'{"type":"ping","x":"%b"}' % (b"x" * 900))
+    for _ in range(120):
+        peer.say(padded)
+        reactor.iterate(0)
+    turn_until(reactor, lambda: transport in reactor._last)
+    peer.hears(lambda heard: heard.count(b"pong") == 122)
+    for _ in range(9):
+        peer.say(text(b'{"type":"ping"}'))
+    peer.hears(lambda heard: heard.count(b"pong") == 131)
+
+    assert transport not in reactor._last
+    peer.socket.close()
+    turn_until(reactor, lambda: not service.factory.heartbeat.edges)
+    assert reactor._last == set(service.ports)
+    stopped = []
+    service.stopService().addCallback(stopped.append)
+    turn_until(reactor, lambda: stopped)
+    assert reactor._last == set()
+
+
+def _eventfd_at(number):
+    """Something that can be read, at this number."""
+    made = os.eventfd(1)
+    if made != number:
+        os.dup2(made, number)
+        os.close(made)
+    return number
 
 
 class Poller:

@@ -26,6 +26,8 @@ from heartbeat.outbox import (
     are_waiting,
     bound_silence,
     queued,
+    read_first,
+    read_last,
     read_little,
     read_up_to,
     unacknowledged,
@@ -706,11 +708,29 @@ def test_neither_the_rest_of_a_frame_counts_nor_one_of_whose_head_only_a_part_ha
     assert not are_waiting(line.transport, 1, begun=b"", rest=1000)
 
 
+def test_a_part_of_a_head_is_no_frame_among_longer_ones_either(line):
+    line.peer.send(frame(b"longer") * 3 + frame(b"longer")[:5])
+
+    assert are_waiting(line.transport, 3, begun=b"", rest=0)
+    assert not are_waiting(line.transport, 4, begun=b"", rest=0)
+
+
 def test_a_frame_whose_beginning_was_read_counts_too(line):
     line.peer.send(SHORT[2:] + SHORT)
 
     assert are_waiting(line.transport, 2, begun=SHORT[:2], rest=0)
     assert not are_waiting(line.transport, 3, begun=SHORT[:2], rest=0)
+
+
+@given(st.lists(st.sampled_from([0, 0, 0, 1, 5, 125, 126, 300]), min_size=1, max_size=40), st.integers(0, 45))
+def test_frames_are_counted_alike_or_not(sizes, count):
+    """Equally short ones are counted in one step, which nobody can see."""
+    one, two = socket.socketpair()
+    with one, two:
+        transport = Server(one, Protocol(), ("", 0), None, 0, MemoryReactorClock())
+        two.send(b"".join(frame(bytes(size)) for size in sizes))
+
+        assert are_waiting(transport, count, begun=b"", rest=0) is (count <= len(sizes))
 
 
 def test_where_nothing_can_be_told_nobody_waits(line, secure):
@@ -728,6 +748,43 @@ def test_what_a_stranger_says_of_a_frames_length_costs_nothing(line):
 
     assert are_waiting(line.transport, 1, begun=b"", rest=0)
     assert not are_waiting(line.transport, 2, begun=b"", rest=0)
+
+
+class Ranking(MemoryReactorClock):
+    """A reactor that knows of who is to be read last, and what it was told."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def read_last(self, reader):
+        self.told.append(("last", reader))
+
+    def read_first(self, reader):
+        self.told.append(("first", reader))
+
+
+def test_a_reactor_that_knows_of_it_is_told_who_is_to_be_read_last(secure):
+    """The socket's transport, below whatever lies on it."""
+    tls, transport = secure
+    transport.reactor = Ranking()
+
+    read_last(tls)
+    read_first(tls)
+    read_last(transport)
+
+    assert transport.reactor.told == [("last", transport), ("first", transport), ("last", transport)]
+
+
+def test_no_other_reactor_is_told(ends):
+    """Nor is anybody where there is none."""
+    transport, _ = ends()
+    transport.startReading()
+    for one in (transport, StringTransport()):
+        read_last(one)
+        read_first(one)
+
+    assert transport.reactor.getReaders() == [transport]
 
 
 def test_little_is_read_at_a_time_but_for_what_is_left_of_one_frame():

@@ -7,6 +7,7 @@ they hold; nobody is convicted by a pause of ours.
 import json
 
 import pytest
+from autobahn.twisted.websocket import WebSocketServerProtocol
 from peers import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 
 from heartbeat import Settings
@@ -14,9 +15,12 @@ from heartbeat.arrivals import Arrivals
 from heartbeat.chat import GroupChat
 from heartbeat.core.monitor import State
 from heartbeat.core.running import RunningTime
+from heartbeat.mixin import HeartbeatServerMixin
 from heartbeat.pacing import Pacing
 from heartbeat.refusals import Refusals
 from heartbeat.store import MemoryStore
+from heartbeat.testing import MemoryTransport
+from heartbeat.web.site import make_site
 
 FAR = "192.0.2.7"
 
@@ -448,3 +452,152 @@ def test_what_was_credited_is_kept_until_it_is_used():
     left, owed, _ = pacing.count(left - 5 * BURST, running, 10.0)
     assert owed == 0
     assert not pacing.hasty
+
+
+def test_of_whom_nothing_is_known_each_message_is_counted_alone_and_of_others_eight_at_once():
+    """And who becomes known may send as much at once as before."""
+    running = RunningTime(0.25, 0.0)
+    pacing = Pacing(Arrivals(Settings(message_rate=RATE), None, Refusals()), None, running, 0.0)
+    assert pacing.count(-1, running, 0.0) == (0, 0, 0)
+
+    pacing.known()
+
+    left, came = 0, 1
+    for _ in range((BURST - 1) // 8):
+        left, owed, _ = pacing.count(-1, running, 0.0)
+        came += 8
+        assert (left, owed) == (7, 0)
+    assert came == BURST - 7
+
+
+# Who is read last, on a reactor that knows of that.
+
+
+class Ranks:
+    """Such a reactor, as far as a transport sees it: who is to be read last."""
+
+    def __init__(self):
+        self.last = set()
+        self.told = 0
+
+    def read_last(self, reader):
+        self.told += 1
+        self.last.add(reader)
+
+    def read_first(self, reader):
+        self.told += 1
+        self.last.discard(reader)
+
+
+@pytest.fixture
+def ranks(monkeypatch):
+    ranks = Ranks()
+    monkeypatch.setattr(MemoryTransport, "reactor", ranks, raising=False)
+    return ranks
+
+
+@pytest.fixture
+def is_last(ranks, world):
+    """Whether the latest connection is read last."""
+    return lambda: world.connections[-1][0] in ranks.last
+
+
+def test_a_stranger_is_read_last_until_he_has_beaten(serve_by, connect, is_last):
+    """And comes back for another beat: until then nothing is known of him but that he has connected."""
+    serve_by()
+    peer = connect()
+    assert is_last()
+    peer.open()
+    assert is_last()
+    peer.say({"type": "ping"})
+    assert is_last()
+
+    peer.say({"type": "ping"})
+
+    assert not is_last()
+
+
+def test_who_has_a_session_is_no_stranger_when_he_has_beaten(serve_by, connect, is_last):
+    serve_by()
+
+    enter(connect)
+
+    assert not is_last()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FRAMES if kind != "JSON pings"])
+def test_who_says_no_beat_stays_a_stranger(serve_by, connect, is_last, world, kind):
+    """However slowly he says it."""
+    serve_by()
+    peer = connect().open()
+    for _ in range(20):
+        peer.write(FRAMES[kind])
+        world.advance(1)
+
+    assert peer.closed_with is None
+    assert is_last()
+
+
+def test_who_was_too_fast_is_read_last_until_he_has_rested(serve_by, connect, is_last, world):
+    serve_by()
+    peer = connect().open()
+    peer.say({"type": "ping"}, {"type": "ping"})
+    assert not is_last()
+
+    peer.write(FRAMES["JSON pings"] * (BURST + RATE))
+    assert is_last()
+    for _ in range(30):
+        peer.write(FRAMES["JSON pings"])
+        world.advance(0.2)
+
+    assert peer.closed_with is None
+    assert not is_last()
+
+
+def test_who_keeps_to_his_pace_is_never_ranked_again(serve_by, connect, ranks, world):
+    """Of a beat no reactor is told: it costs nothing more."""
+    serve_by()
+    peer = connect().open()
+    peer.say({"type": "ping"}, {"type": "ping"})
+    told = ranks.told
+    for _ in range(100):
+        peer.say({"type": "ping"})
+        world.advance(0.5)
+
+    assert ranks.told == told
+
+
+def test_who_is_not_counted_is_no_stranger_when_he_has_come_in(serve_by, connect, is_last, world):
+    """A program on this machine."""
+    world.client_host = "127.0.0.1"
+    serve_by()
+    peer = connect()
+    assert is_last()
+
+    peer.open()
+
+    assert not is_last()
+
+
+def test_who_reads_pages_is_read_last(serve, connect, is_last, world):
+    site = make_site(world.server)
+    serve(site=site)
+    peer = connect()
+    peer.write(b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n")
+
+    assert peer.received.startswith(b"HTTP/1.1 ")
+    assert is_last()
+    world.advance(70)
+
+
+def test_an_applications_own_connections_are_nobodys_to_rank(serve, connect, ranks):
+    """Where the heartbeat is a guest."""
+
+    class Guest(HeartbeatServerMixin, WebSocketServerProtocol):
+        pass
+
+    serve(Guest)
+    peer = connect().open()
+    peer.say({"type": "ping"}, {"type": "ping"})
+
+    assert ranks.last == set()

@@ -409,6 +409,36 @@ def test_those_who_are_due_look_in_slices_and_others_have_a_turn_in_between(tick
     assert order.index("other") < order.index("another") < len(order) - 1
 
 
+def test_few_look_in_a_slice_however_quick_they_are(ticker, clock):
+    """Whoever is dropped when he looks costs most when the reactor turns: not hundreds of them in one turn."""
+    order = []
+
+    class Quick(Entry):
+        def due(self, now):
+            order.append("look")
+
+    for _ in range(40):
+        ticker.wheel.arm(Quick(), 0.1)
+    clock.callLater(TICK, order.append, "other")
+
+    clock.advance(TICK)
+
+    assert order.count("look") == 40
+    assert order.index("other") == 8
+
+
+def test_what_is_left_of_several_ticks_has_one_slice_a_turn(ticker, clock):
+    """However late it is, others have their turn as often."""
+    for at in range(4):
+        for _ in range(5):
+            ticker.wheel.arm(Slow(clock, []), at * TICK)
+    for _ in range(4):
+        clock.rightNow += TICK
+        ticker._ticked()
+
+    assert len(ticker._turning) == 1
+
+
 def test_however_long_more_come_due_than_can_look_they_all_look_in_the_end(ticker, clock):
     entries = [Slow(clock, []) for _ in range(600)]
     for number, entry in enumerate(entries):
