@@ -6,7 +6,7 @@ For programs that have a service tree of their own, and for twistd. Opens nothin
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from OpenSSL import SSL, crypto
@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from heartbeat import outbox
 from heartbeat._version import __version__
 from heartbeat.auth import Authenticator
 from heartbeat.certificate import SecuredEndpoint, ServerCertificate
@@ -26,12 +27,13 @@ from heartbeat.chat import Chat, GroupChat
 from heartbeat.core.errors import SettingError
 from heartbeat.core.settings import Settings
 from heartbeat.factory import HeartbeatServerFactory
+from heartbeat.inherited import Adopting, without_manager
 from heartbeat.limits import open_file_limit
 from heartbeat.shared import Fleet
 from heartbeat.store import Store
 from heartbeat.web.site import make_site
 
-__all__ = ["DEFAULT_ADMIN", "DEFAULT_LISTEN", "MESSAGES", "PATHS", "SECURED", "HeartbeatService"]
+__all__ = ["DEFAULT_ADMIN", "DEFAULT_LISTEN", "MESSAGES", "PATHS", "SECURED", "HeartbeatService", "with_backlog"]
 
 #: Only this machine: a server for the world is asked for by name.
 DEFAULT_LISTEN = "tcp:9000:interface=127.0.0.1"
@@ -68,7 +70,8 @@ class HeartbeatService(MultiService):
     come in. A `factory` of one's own brings the last two with it. `cluster` counts its clients together with those of
     other servers (`heartbeat.cluster.presence.FleetPresence`). Where a description begins with `wss:`, what follows
     is listened on over TLS, with this `certificate`. `admin` describes a listener on which the server is
-    watched (docs/watching.md), `admin_token` names a file with what whoever does something there has to show. `ports`
+    watched (docs/watching.md), `admin_token` names a file with what whoever does something there has to show. `sockets`
+    are descriptors that listen already, one for each description, which then says only what is spoken there. `ports`
     are the listening ports once it has started, `admin_ports` those to watch it. Raises SettingError for a description,
     or a word, that is none.
     """
@@ -89,6 +92,7 @@ class HeartbeatService(MultiService):
         ai: Mapping[str, Any] | None = None,
         admin: str | None = None,
         admin_token: str | os.PathLike[str] | None = None,
+        sockets: Sequence[int] = (),
         reactor: Any = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
@@ -118,9 +122,11 @@ class HeartbeatService(MultiService):
         self._listeners: list[Any] = []
         self._watching: list[Any] = []
         self._ending: list[Deferred[Any]] | None = None
-        for description in (listen,) if isinstance(listen, str) else listen:
-            described = _with_backlog(description, self.settings.backlog)
-            where = {"factory": self.factory, "listening": self._listening, "reactor": reactor, "tls": certificate}
+        for at, description in enumerate((listen,) if isinstance(listen, str) else listen):
+            described, on = with_backlog(description, self.settings.backlog), reactor
+            if sockets:
+                described, on = without_manager(described), Adopting(reactor, sockets[at])
+            where = {"factory": self.factory, "listening": self._listening, "reactor": on, "tls": certificate}
             self._listeners.append(_listener("listen", description, described, **where))
         if admin is not None:
             site = self._admin_site(admin, admin_token, reactor)
@@ -216,6 +222,8 @@ class HeartbeatService(MultiService):
 
     def _listening(self, port: Any, description: str) -> None:
         self.ports.append(port)
+        # Who comes, before he is known, waits behind those who are there.
+        outbox.read_last(port)
         self._log.info("listening on {where}", where=_where(port.getHost(), secure=_is_secure(description)))
 
     def _watched(self, port: Any, description: str) -> None:
@@ -271,7 +279,7 @@ def _listener(
     return listener
 
 
-def _with_backlog(description: str, backlog: int) -> str:
+def with_backlog(description: str, backlog: int) -> str:
     """The description with our listen queue, where it has none of its own and its kind knows one."""
     if _kind(description.removeprefix(SECURED)) not in ("tcp", "tcp6", "ssl", "unix") or ":backlog=" in description:
         return description

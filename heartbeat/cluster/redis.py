@@ -7,6 +7,7 @@ asked again, in the same order. What had been done already, its answer lost on t
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,7 +23,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from txredisapi import HiredisProtocol, ResponseError
 
+from heartbeat.cluster.fleet_scripts import FLEET_ASKED, FLEET_READING
 from heartbeat.cluster.scripts import ASKED, READING
+from heartbeat.cluster.sentinel import SCHEME, Sentinels
 from heartbeat.core.errors import SettingError, StoreError
 
 __all__ = ["Redis"]
@@ -35,12 +38,17 @@ Argument = str | bytes | int
 _PATIENCE = 5.0
 # What Redis cannot do just now: it starts, is full, cannot write to its disk, is a replica by now, or was restarted.
 _LATER = ("LOADING", "OOM", "MISCONF", "READONLY", "NOREPLICAS", "MASTERDOWN", "NOSCRIPT", "BUSY", "TRYAGAIN", "NOAUTH")
+# Seconds for which an answer is surely remembered there: half of what the scripts say.
+_REMEMBERED = 43_200.0
 # Seconds between attempts: doubled from the first to the last.
 _FIRST, _LAST = 0.05, 1.0
 
-_SCRIPTS = ASKED | READING
+_SCRIPTS = ASKED | READING | FLEET_ASKED | FLEET_READING
 _HASHES = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in _SCRIPTS.items()}  # noqa: S324  # Redis' name
-_WANTS = "redis://[[user]:password@]host[:port][/database], rediss:// for TLS, or redis+unix:///path[?database=0]"
+_WANTS = (
+    "redis://[[user]:password@]host[:port][/database], rediss:// for TLS, redis+unix:///path[?database=0], or"
+    " redis+sentinel://[[user]:password@]host[:port][,host[:port]...]/master[/database]"
+)
 
 
 class _Asked:
@@ -75,16 +83,26 @@ class Redis:
     ) -> None:
         self._reactor: Any = reactor
         self._prefix = prefix
-        self._parts = parts = urlsplit(url)
         self.url = _without_password(url)
+        #: Those who know which Redis it is, where there are several.
+        self.sentinels: Sentinels | None = None
         try:
-            self.database = _database_of(parts)
+            if url.startswith(SCHEME + ":"):
+                self.sentinels = Sentinels(url)
+                self.database = self.sentinels.database
+            else:
+                self._parts = parts = urlsplit(url)
+                self.database = _database_of(parts)
         except ValueError:
             raise SettingError(setting, self.url, _WANTS) from None
+        #: Where the master is, of those who said of themselves that they are it the last; None without sentinels.
+        self.master: tuple[str, int] | None = None
         self._name = f"the {setting} {self.url}"
         self._told_away = away
         self.asker = secrets.token_hex(8)
         self._number = 0
+        # The number of the last that was done, and when that was heard.
+        self._last_done, self._last_heard = 0, 0.0
         self._done: list[int] = []
         self._asked: deque[_Asked] = deque()
         # The one that is ready to be asked, and the one that there is.
@@ -102,17 +120,23 @@ class Redis:
     @property
     def address(self) -> tuple[object, ...]:
         """Where it is, and which database of it."""
+        if self.sentinels is not None:
+            return self.sentinels.address
         parts = self._parts
         return (parts.hostname or parts.path, parts.port or 6379, self.database)
 
     @property
     def endpoint(self) -> Any:
         """The way to it, once it was started."""
+        if self.sentinels is not None:
+            return self.sentinels.endpoint(self._reactor)
         return _endpoint_of(self._parts, self._reactor)
 
     @property
     def credentials(self) -> list[str]:
         """What AUTH is to be told; nothing where there is no password."""
+        if self.sentinels is not None:
+            return [unquote(word) for word in self.sentinels.credentials if word]
         parts = self._parts
         if parts.password is None:
             return []
@@ -193,12 +217,19 @@ class Redis:
             return
         self._connection = connection
         self._failures = 0
+        self.proved(connection.master)
         starting, self._starting = self._starting, []
         for one in self._asked:
             connection.run(one)
         self._wait()
         for ready in starting:
             ready.callback(None)
+
+    def proved(self, master: tuple[str, int] | None) -> None:
+        """This one says that it is the master; where we are with another one, that was one, and is left."""
+        self.master = master
+        if self._made is not None and self._made.master != master:
+            self._made.failed(StoreError(_now_at(master)))
 
     def lost(self, connection: _Connection, reason: Failure) -> None:
         """A connection is gone."""
@@ -265,6 +296,19 @@ class Redis:
 
     # What becomes of it.
 
+    @property
+    def answers(self) -> str | None:
+        """The key under which Redis remembers what it has answered; None where it may remember nothing of that."""
+        if not self._last_done or self._reactor.seconds() - self._last_heard > _REMEMBERED:
+            return None
+        return f"{self._prefix}o:{self.asker}"
+
+    def compare(self, remembered: list[bytes]) -> None:
+        """Say where it does not know any more what it had done: that was not on its disk, or not with its replica."""
+        if self._last_done > max(map(int, remembered), default=0):
+            sentence = "the store {url} has come back without what it had done last, and had answered"
+            _log.error(sentence, url=self.url)
+
     def answered(self, connection: _Connection, one: _Asked, reply: Any) -> None:
         """One is answered: the one that has waited longest."""
         if self._connection is not connection or not self._asked or self._asked[0] is not one:
@@ -286,8 +330,12 @@ class Redis:
         self._cancel_timer()
         self._wait()
         if type(reply) is list and reply and reply[0] == b"!":
+            # What is refused may be remembered or not, and that before it is not any more.
+            self._last_done = 0
             one.answer.errback(StoreError(reply[1].decode()))
         else:
+            if one.number:
+                self._last_done, self._last_heard = one.number, self._reactor.seconds()
             one.answer.callback(reply)
         if self._stopping is not None and not self._asked:
             self._end()
@@ -317,6 +365,8 @@ class _Connection(HiredisProtocol):  # type: ignore[misc]  # untyped
         super().__init__(charset=None, convertNumbers=False)
         self._redis = redis
         self._why: Exception | None = None
+        #: Where the sentinels said that it is.
+        self.master: tuple[str, int] | None = None
 
     def prepare(self) -> Deferred[Any]:
         """Have it ready to be used."""
@@ -327,6 +377,11 @@ class _Connection(HiredisProtocol):  # type: ignore[misc]  # untyped
             commands.append(self.execute_command("AUTH", *credentials))
         if redis.database:
             commands.append(self.execute_command("SELECT", redis.database))
+        if redis.sentinels is not None:
+            commands.append(self.execute_command("ROLE").addCallback(_see_that_it_is_master))
+        answers = redis.answers
+        if answers is not None:
+            commands.append(self.execute_command("HKEYS", answers).addCallback(redis.compare))
         commands += [self.execute_command("SCRIPT", "LOAD", text) for text in _SCRIPTS.values()]
         silent = StoreError(f"no answer for {_PATIENCE:g} s")
         timer = redis._reactor.callLater(_PATIENCE, self.failed, silent)
@@ -353,6 +408,16 @@ class _Connection(HiredisProtocol):  # type: ignore[misc]  # untyped
         """Twisted's: it is gone."""
         self._redis.lost(self, why if self._why is None else Failure(self._why))
         super().connectionLost(why)
+
+
+def _see_that_it_is_master(role: list[Any]) -> None:
+    if role[0] != b"master":
+        raise StoreError("it is no master any more, or not yet")
+
+
+def _now_at(master: tuple[str, int] | None) -> str:
+    host, port = master or ("nowhere", 0)
+    return f"the master is {host}:{port} now"
 
 
 def _plain(reply: Any) -> Any:
@@ -391,5 +456,8 @@ def _endpoint_of(parts: SplitResult, reactor: Any) -> Any:
 
 
 def _without_password(url: str) -> str:
-    user, at, _ = urlsplit(url).netloc.rpartition("@")
+    if url.startswith(SCHEME + ":"):
+        # What the sentinels are told.
+        url = url.partition("?")[0]
+    user, at, _ = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")
     return url.replace(f"{user}@", f"{user.partition(':')[0]}@", 1) if at else url

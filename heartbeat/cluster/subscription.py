@@ -70,7 +70,10 @@ class Subscription:
         if line is None:
             return
         now = self._reactor.seconds()
-        if line.asked and now - line.asked_at > _PATIENCE:
+        if line.master != self.redis.master:
+            # What the other connection tells the master, this one would not hear of.
+            line.drop()
+        elif line.asked and now - line.asked_at > _PATIENCE:
             line.drop()
         elif not line.asked and now - line.asked_at >= every:
             line.asked, line.asked_at = True, now
@@ -125,6 +128,8 @@ class _Line(Protocol):
         #: Whether a question is out, and when the last was asked.
         self.asked = False
         self.asked_at = 0.0
+        #: Where the sentinels said that it is.
+        self.master: tuple[str, int] | None = None
 
     def connectionMade(self) -> None:
         """Twisted's: it is open."""
@@ -133,6 +138,8 @@ class _Line(Protocol):
         credentials = subscription.redis.credentials
         if credentials:
             self.say("AUTH", *credentials)
+        if subscription.redis.sentinels is not None:
+            self.say("ROLE")
         self.say("SUBSCRIBE", subscription.channel)
 
     def say(self, *words: str) -> None:
@@ -159,7 +166,9 @@ class _Line(Protocol):
                 self._subscription.hears()
             case [b"pong", _] | b"PONG":
                 self.asked = False
-            case hiredis.ReplyError():
+            case [b"master", *_]:
+                self._subscription.redis.proved(self.master)
+            case [b"slave", *_] | hiredis.ReplyError():
                 self.drop()
 
     def drop(self) -> None:

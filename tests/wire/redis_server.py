@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 
+import hiredis
 import pytest
 from twisted.internet.selectreactor import SelectReactor
 
@@ -87,3 +88,125 @@ class Turns:
         if hasattr(came[0], "raiseException"):
             raise came[0].value
         return came[0]
+
+
+SENTINEL = shutil.which("redis-sentinel")
+
+needs_sentinel = pytest.mark.skipif(
+    SENTINEL is None and not os.environ.get("CI"), reason="redis-sentinel is not installed (Debian: redis-sentinel)"
+)
+
+
+def free_port():
+    """A port of loopback that nobody listens on just now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def told(port, *words, seconds=20):
+    """What whoever listens on a port of loopback answers to one command, once anybody does."""
+    return all_told(port, words, seconds=seconds)[0]
+
+
+def replicate(port):
+    """Have all that a Redis has done until now be done by its replica too. WAIT waits for what the same line wrote."""
+    assert all_told(port, ("INCR", "replicated"), ("WAIT", "1", "5000"))[1] == 1, "its replica is not there"
+
+
+def all_told(port, *commands, seconds=20):
+    """The answers to several commands on one line."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port), 5) as line:
+                line.sendall(b"".join(map(hiredis.pack_command, commands)))
+                reader, replies = hiredis.Reader(), []
+                while len(replies) < len(commands):
+                    if (reply := reader.gets()) is not False:
+                        replies.append(reply)
+                    elif heard := line.recv(65536):
+                        reader.feed(heard)
+                    else:
+                        raise ConnectionResetError
+                return replies
+        except OSError:
+            assert time.monotonic() < until, "nobody answers"
+            time.sleep(0.02)
+
+
+class Replicated:
+    """Redis twice, one the replica of the other, and sentinels who make it the master when that is gone."""
+
+    NAME = "pair"
+
+    def __init__(self, folder, sentinels=1, down_after_ms=500):
+        self.folder = folder
+        self.ports = [free_port() for _ in range(2)]
+        self.sentinels = [free_port() for _ in range(sentinels)]
+        self.down_after_ms = down_after_ms
+        self.processes = {}
+
+    @property
+    def url(self):
+        hosts = ",".join(f"127.0.0.1:{port}" for port in self.sentinels)
+        return f"redis+sentinel://{hosts}/{self.NAME}"
+
+    @property
+    def master(self):
+        """The port of the one that the sentinels name."""
+        return int(told(self.sentinels[0], "SENTINEL", "get-master-addr-by-name", self.NAME)[1])
+
+    def __enter__(self):
+        first, second = self.ports
+        self.start(first)
+        self.start(second, "--replicaof", f"127.0.0.1 {first}")
+        self.until(lambda: b"online" in told(first, "INFO", "replication"))
+        for port in self.sentinels:
+            self._watch(port)
+        # A sentinel that does not know of the replica, or of the others, can do nothing when the master is gone.
+        for port in self.sentinels:
+            self.until(lambda port=port: len(told(port, "SENTINEL", "replicas", self.NAME)) == 1)
+            others = len(self.sentinels) - 1
+            self.until(lambda port=port, others=others: len(told(port, "SENTINEL", "sentinels", self.NAME)) == others)
+        return self
+
+    def start(self, port, *options):
+        """Have one of the two answer. It writes nothing to the disk, so it has no snapshot to come back with."""
+        quick = ("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0", "--dir", self.folder)
+        self._run(port, REDIS, "--port", port, "--bind", "127.0.0.1", *quick, *options)
+        assert told(port, "PING") == b"PONG"
+
+    def _watch(self, port):
+        settings = self.folder / f"sentinel-{port}.conf"
+        settings.write_text(
+            f"port {port}\nbind 127.0.0.1\ndir {self.folder}\n"
+            f"sentinel monitor {self.NAME} 127.0.0.1 {self.ports[0]} {len(self.sentinels) // 2 + 1}\n"
+            f"sentinel down-after-milliseconds {self.NAME} {self.down_after_ms}\n"
+            f"sentinel failover-timeout {self.NAME} 3000\n"
+        )
+        self._run(port, SENTINEL, settings)
+        assert told(port, "PING") == b"PONG"
+
+    def _run(self, port, *command):
+        words = list(map(str, command))
+        self.processes[port] = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def kill(self, port):
+        """Have one of them end without a word."""
+        process = self.processes.pop(port)
+        process.kill()
+        process.wait()
+
+    def pause(self, port, signal):
+        """Have one of them stand still (SIGSTOP), or go on (SIGCONT)."""
+        self.processes[port].send_signal(signal)
+
+    def until(self, condition, seconds=30):
+        until = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < until, "it never is"
+            time.sleep(0.02)
+
+    def __exit__(self, *_):
+        for port in list(self.processes):
+            self.kill(port)
