@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import inlineCallbacks, maybeDeferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from heartbeat.auth import Authenticator, Credentials, checked_identity
 from heartbeat.channel import Channel, Connection
@@ -19,11 +20,13 @@ from heartbeat.core.errors import CloseCode, SessionFull, StoreError, Unauthoriz
 from heartbeat.core.opening import Opening
 from heartbeat.core.session import Resume, Session
 from heartbeat.register import SESSION, ServerSessions
-from heartbeat.store import Head, new_sid
+from heartbeat.store import Head, TakenOver, new_sid
 
 __all__ = ["Admission", "Candidate"]
 
 _log = Logger()
+
+_STALE = "a later attempt has resumed this session"
 
 
 class Candidate(Connection, Protocol):
@@ -136,14 +139,18 @@ class Admission:
             found = self._look_for(resume, opening.claimed, identity)
             if isinstance(found, Channel):
                 if resume.attempt <= found.session.attempt:
-                    candidate.refused(CloseCode.SUPERSEDED, "a later attempt has resumed this session")
+                    candidate.refused(CloseCode.SUPERSEDED, _STALE)
                     return
-                if found.session.judge(resume.last, resume.sent):
-                    yield self._resume(candidate, found, resume)
+                if not found.session.judge(resume.last, resume.sent):
+                    reason = "gap"
+                elif (yield self._resume(candidate, found, resume)):
                     return
-                reason = "gap"
             else:
                 reason = found
+            if self._sessions.is_shared and reason not in ("epoch", "auth"):
+                reason = yield self._look_elsewhere(candidate, opening, resume, identity)
+                if reason is None:
+                    return
         yield self._begin(candidate, opening, identity, reason)
 
     def _look_for(self, resume: Resume, claimed: str | None, identity: str | None) -> Channel | str:
@@ -155,12 +162,37 @@ class Admission:
         channel = self._sessions.channels.get(resume.sid)
         if channel is None or not compare_digest(channel.session.sid, resume.sid):
             return self._sessions.why_gone(resume.sid)
-        # Its name is a secret: whoever knows it, and says nothing else, is who he was.
-        name = identity if self.authenticator is not None else claimed or channel.session.client_id
-        return channel if name == channel.session.client_id else "auth"
+        name = self._name(claimed, identity)
+        return channel if name in (None, channel.session.client_id) else "auth"
+
+    def _name(self, claimed: str | None, identity: str | None) -> str | None:
+        """Whose a session must be. Its name is a secret: whoever knows it, and says nothing else, is who he was."""
+        return identity or "" if self.authenticator is not None else claimed
 
     @inlineCallbacks
-    def _resume(self, candidate: Candidate, channel: Channel, resume: Resume) -> Generator[Any, Any, None]:
+    def _look_elsewhere(
+        self, candidate: Candidate, opening: Opening, resume: Resume, identity: str | None
+    ) -> Generator[Any, Any, str | None]:
+        """Resume a session that another server has; the reason why not, None where there is nothing more to do."""
+        name = self._name(opening.claimed, identity)
+        try:
+            found = yield self._sessions.elsewhere(resume, name, _at(candidate))
+        except SessionFull as full:
+            candidate.refused(CloseCode.OVERLOAD, str(full))
+            return None
+        if not isinstance(found, Channel):
+            if found != "stale":
+                return found if candidate.waits else None
+            candidate.refused(CloseCode.SUPERSEDED, _STALE)
+        elif candidate.waits:
+            self._resumed(candidate, found, resume)
+        else:
+            self._sessions.leave_alone(found)
+        return None
+
+    @inlineCallbacks
+    def _resume(self, candidate: Candidate, channel: Channel, resume: Resume) -> Generator[Any, Any, bool]:
+        """Resume a session that is here; False where another server has taken it."""
         session, before = channel.session, channel.connection
         session.attempt = resume.attempt
         self._sessions.take_up(channel)
@@ -170,24 +202,32 @@ class Admission:
         # What is committed from now on comes after the take-over in the store.
         session.fence += 1
         try:
-            head = yield self._sessions.store.take_over(session.sid, resume.attempt)
+            head = yield self._sessions.take_over(channel, resume.attempt)
+        except TakenOver as error:
+            self._sessions.lost(channel, Failure(error))
+            return not candidate.waits
         except Exception:
             session.fence -= 1
             if not channel.ended and session.attempt == resume.attempt:
                 self._sessions.leave_alone(channel)
             raise
         if channel.ended or session.attempt != resume.attempt:
-            candidate.refused(CloseCode.SUPERSEDED, "a later attempt has resumed this session")
-            return
+            candidate.refused(CloseCode.SUPERSEDED, _STALE)
+            return True
         if head is None:
             self._sessions.lost(channel)
             candidate.refused(CloseCode.OVERLOAD, "the session is not in the store any more")
-            return
+            return True
         session.fence = head.fence
-        if not candidate.waits:
+        if candidate.waits:
+            self._resumed(candidate, channel, resume)
+        else:
             self._sessions.leave_alone(channel)
-            return
-        session.resume(resume.last)
+        return True
+
+    def _resumed(self, candidate: Candidate, channel: Channel, resume: Resume) -> None:
+        """Let it in, with the session that it has resumed."""
+        channel.session.resume(resume.last)
         channel.confirmed()
         candidate.admitted(channel, resumed=True, reason="")
         for resumed in self._sessions.resumed:
@@ -201,8 +241,7 @@ class Admission:
         client_id = identity or claimed or candidate.given_id
         session = Session(new_sid(), self._sessions.epoch, client_id, self._sessions.bounds)
         channel = Channel(session, self._sessions, waits=True)
-        address = candidate.address
-        accounts = ["id " + client_id, *(["at " + address] if address else [])]
+        accounts = ["id " + client_id, *_at(candidate)]
         try:
             self._sessions.make_place(client_id)
             self._sessions.make_room(accounts, SESSION, None)
@@ -225,3 +264,9 @@ class Admission:
             candidate.admitted(channel, resumed=False, reason=reason)
         else:
             channel.end("closed")
+
+
+def _at(candidate: Candidate) -> list[str]:
+    """The account of where it comes from."""
+    address = candidate.address
+    return ["at " + address] if address else []

@@ -60,6 +60,7 @@ class AI:
         self._asked: dict[Hashable, dict[str, Question]] = {}
         factory.register("onaichat", self._ask)
         shared.sessions.started.append(self._started)
+        shared.sessions.came.append(self._came)
         shared.sessions.ended.append(lambda channel, _: self._gone(channel))
         shared.gone.append(self._left)
         shared.stopped.append(self._stopped)
@@ -106,11 +107,18 @@ class AI:
     def _started(self) -> None:
         """The sessions are there: what was being answered when the server ended is over."""
         for channel in tuple(self._shared.sessions.channels.values()):
-            for mark in tuple(channel.marks):
-                if mark.startswith(MARK):
-                    question = InSession(self._shared, json.loads(mark.removeprefix(MARK)), channel, self._forget)
-                    self._note(question)
-                    question.failed("the server was restarted in the middle of the answer")
+            self._break_off(channel, "the server was restarted in the middle of the answer")
+
+    def _came(self, channel: Channel) -> None:
+        """A session has come from another server, and what was being answered there is over."""
+        self._break_off(channel, "the session has moved to another server in the middle of the answer")
+
+    def _break_off(self, channel: Channel, why: str) -> None:
+        for mark in tuple(channel.marks):
+            if mark.startswith(MARK):
+                question = InSession(self._shared, json.loads(mark.removeprefix(MARK)), channel, self._forget)
+                self._note(question)
+                question.failed(why)
 
     def _stopped(self) -> None:
         """The server stops."""

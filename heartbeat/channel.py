@@ -21,7 +21,7 @@ from heartbeat.core.messages import ack_frame, decode_object, error_frame, numbe
 from heartbeat.core.session import MEMBERS, Arrived, Session
 from heartbeat.handling import Handling, check_size, encode_message
 from heartbeat.quiet import QuietDeferred
-from heartbeat.store import Append, Effect, Numbers, Result, Store, when
+from heartbeat.store import Append, Effect, Kept, Numbers, Result, Store, TakenOver, when
 
 __all__ = ["Channel", "Connection", "Owner"]
 
@@ -81,7 +81,7 @@ class Owner(Protocol):
         """Messages wait for their handlers, or do not any more."""
         ...
 
-    def settled(self, receipt: str, *, confirmed: bool) -> Sequence[Effect]:
+    def settled(self, channel: Channel, seq: int, receipt: str, *, confirmed: bool) -> Sequence[Effect]:
         """A message with this receipt was confirmed, or lost with its session: what follows."""
         ...
 
@@ -97,8 +97,16 @@ class Owner(Protocol):
         """The store was asked to commit these effects: when it has, `first`, what they did, `then`; or `failed`."""
         ...
 
-    def lost(self, channel: Channel) -> None:
+    def lost(self, channel: Channel, why: Failure | None = None) -> None:
         """The store does not take what belongs to a session any more: it is somebody else's, or is gone."""
+        ...
+
+    def behind(self, channel: Channel) -> None:
+        """Others have appended to a session: have `catch_up` called with what is kept above its `sent`."""
+        ...
+
+    def expire(self, channel: Channel, effects: Sequence[Effect]) -> None:
+        """Have the store end a session, and carry out what follows from that."""
         ...
 
     def over(self, channel: Channel, error: Unconfirmed) -> None:
@@ -127,6 +135,7 @@ class Channel:
     """
 
     __slots__ = (
+        "_ahead",
         "_last",
         "_looping",
         "_owner",
@@ -166,6 +175,8 @@ class Channel:
         self._under_way: deque[tuple[bytes, QuietDeferred]] | None = None
         self._pending: deque[tuple[bytes, QuietDeferred]] | None = None
         self._room: list[QuietDeferred] | None = None
+        # Committed under numbers that follow on some of others, by these.
+        self._ahead: dict[int, tuple[Kept, QuietDeferred | None]] | None = None
         self._written: list[Callable[[], object]] | None = None
 
     # The life of it.
@@ -235,10 +246,10 @@ class Channel:
         error, waiting = self._never_confirmed()
         if session.sid:
             effects: list[Effect] = []
-            for one in self._sent or ():
+            for seq, one in enumerate(self._sent or (), session.sent - len(self._sent or ()) + 1):
                 if one.receipt is not None:
-                    effects += self._owner.settled(one.receipt, confirmed=False)
-            self._owner.carry_out(self._owner.store.expire(session.sid, session.fence, effects), effects)
+                    effects += self._owner.settled(self, seq, one.receipt, confirmed=False)
+            self._owner.expire(self, effects)
         self._owner.over(self, error)
         self._fail(waiting, error)
 
@@ -253,7 +264,8 @@ class Channel:
 
     def _never_confirmed(self) -> tuple[Unconfirmed, list[QuietDeferred | None]]:
         """The messages that were never confirmed, in the order they were sent, and who waits for that."""
-        waiting = [*(self._under_way or ()), *(self._pending or ())]
+        ahead = [(kept.payload, deferred) for kept, deferred in (self._ahead or {}).values() if deferred is not None]
+        waiting = [*ahead, *(self._under_way or ()), *(self._pending or ())]
         payloads = [*self.session.kept, *(payload for payload, _ in waiting)]
         deferreds = [one.deferred for one in self._sent or ()]
         return Unconfirmed(tuple(map(decode_object, payloads)), self.ended), [
@@ -262,7 +274,7 @@ class Channel:
         ]
 
     def _fail(self, waiting: Sequence[QuietDeferred | None], error: Unconfirmed) -> None:
-        self._sent = self._under_way = self._pending = None
+        self._sent = self._under_way = self._pending = self._ahead = None
         for deferred in waiting:
             if deferred is not None:
                 deferred.errback(error)
@@ -353,7 +365,37 @@ class Channel:
         """A message for which `admit` took room was committed, under this number."""
         if not self.ended:
             self.session.release(len(effect.payload))
-            self._keep(seq, effect.payload, effect.receipt, None)
+            self._take_in(seq, effect.payload, effect.receipt, None)
+
+    def appended(self, kept: Kept) -> None:
+        """A message for which nobody here took room was committed."""
+        if not self.ended:
+            self._owner.charge(self, len(kept.payload), beyond=True)
+            self._take_in(*kept, None)
+
+    def catch_up(self, kept: Sequence[Kept]) -> None:
+        """The store keeps these above what was `sent` when it was asked; whoever asked for any of them is with us."""
+        for one in kept:
+            if self.ended or one.seq <= self.session.sent:
+                continue
+            if one.seq > self.session.sent + 1:
+                # It has lost some that it had: what it says of this session cannot be relied on.
+                self._owner.lost(self)
+                return
+            ahead = None if self._ahead is None else self._ahead.pop(one.seq, None)
+            if ahead is None:
+                self._owner.charge(self, len(one.payload), beyond=True)
+            else:
+                self.session.release(len(one.payload))
+            self._keep(one.seq, one.payload, one.receipt, None if ahead is None else ahead[1])
+        if not self.ended:
+            self._follow_on()
+            self.pump()
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether some that are committed wait for others, which come before them."""
+        return bool(self._ahead)
 
     def confirmed(self) -> None:
         """The peer has handled all up to the session's `confirmed`."""
@@ -361,15 +403,16 @@ class Channel:
         if sent is None:
             return
         self.progress_at = self._owner.now()
+        first = session.sent - len(sent) + 1
         done = [sent.popleft() for _ in range(len(sent) - (session.sent - session.confirmed))]
         self._sent = sent or None
         effects: list[Effect] = []
-        for one in done:
+        for seq, one in enumerate(done, first):
             self._owner.credit(self, one.size)
             if one.receipt is not None:
-                effects += self._owner.settled(one.receipt, confirmed=True)
+                effects += self._owner.settled(self, seq, one.receipt, confirmed=True)
         confirmed = self._owner.store.confirm(session.sid, session.fence, session.confirmed, effects)
-        self._owner.carry_out(confirmed, effects)
+        self._owner.carry_out(confirmed, effects, failed=self._not_committed)
         for one in done:
             if one.deferred is not None:
                 one.deferred.callback(None)
@@ -407,8 +450,45 @@ class Channel:
             self._owner.credit(self, len(payload))
             deferred.errback(Unconfirmed((decode_object(payload),), "unknown"))
             return
-        self._keep(seq, payload, None, deferred)
+        self._take_in(seq, payload, None, deferred)
         self.pump()
+
+    def _take_in(self, seq: int, payload: bytes, receipt: str | None, deferred: QuietDeferred | None) -> None:
+        """A message was committed, in most cases the next one; others than we may append to a session of a fleet."""
+        session = self.session
+        if seq == session.sent + 1:
+            self._keep(seq, payload, receipt, deferred)
+            if self._ahead is not None:
+                self._follow_on()
+        elif seq > session.sent:
+            self._ahead = self._ahead or {}
+            self._ahead[seq] = Kept(seq, payload, receipt), deferred
+            session.admit(len(payload), beyond=True)
+            self._owner.behind(self)
+        else:
+            self._owner.credit(self, len(payload))
+            self._had_already(seq, payload, deferred)
+
+    def _follow_on(self) -> None:
+        """Those that were ahead, as far as nothing is missing before them."""
+        ahead, session = self._ahead or {}, self.session
+        while session.sent + 1 in ahead:
+            kept, deferred = ahead.pop(session.sent + 1)
+            session.release(len(kept.payload))
+            self._keep(kept.seq, kept.payload, kept.receipt, deferred)
+        self._ahead = ahead or None
+
+    def _had_already(self, seq: int, payload: bytes, deferred: QuietDeferred | None) -> None:
+        """It was read before its own answer came: the connection to the store had broken in between."""
+        session, sent = self.session, self._sent or ()
+        at = seq - session.confirmed - 1
+        if at < 0 or session.kept[at] != payload:
+            # Or the store has lost what it had under this number, and gives it anew.
+            if deferred is not None:
+                deferred.errback(Unconfirmed((decode_object(payload),), "store"))
+            self._owner.lost(self)
+        elif deferred is not None:
+            sent[at].deferred = deferred
 
     def _not_stored(self, failure: Failure) -> None:
         if not self._under_way:
@@ -517,9 +597,11 @@ class Channel:
             if not self.ended:
                 session.finished()
 
-        def not_committed(failure: Failure) -> None:
-            _log.warn("{why}", why=failure.getErrorMessage())
-            self._owner.lost(self)
-
         result = self._owner.store.handle(session.sid, session.fence, arrived.seq, effects)
-        self._owner.carry_out(result, effects, first=finished, then=self.run, failed=not_committed)
+        self._owner.carry_out(result, effects, first=finished, then=self.run, failed=self._not_committed)
+
+    def _not_committed(self, failure: Failure) -> None:
+        # That it has moved is nothing to warn of.
+        say = _log.debug if failure.check(TakenOver) else _log.warn
+        say("{why}", why=failure.getErrorMessage())
+        self._owner.lost(self, failure)

@@ -11,15 +11,19 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
 from heartbeat.channel import Channel
-from heartbeat.core.errors import PeerError, SessionFull, Unconfirmed
+from heartbeat.core.errors import PeerError, SessionFull, StoreError, Unconfirmed
 from heartbeat.core.messages import encode, is_id, re_of
 from heartbeat.core.session import MEMBERS
 from heartbeat.edge import Edge
 from heartbeat.factory import HeartbeatServerFactory
 from heartbeat.handling import Handling
+from heartbeat.roaming import Pages, RoamingSessions
 from heartbeat.shared import ServerShared
-from heartbeat.store import Append, Effect
+from heartbeat.store import POSTED, Append, Effect, Plain, Post, SharedStore
 
 __all__ = ["Chat", "GroupChat"]
 
@@ -42,7 +46,8 @@ class _Messages:
         self._shared: ServerShared = factory.heartbeat
         self._sessions = self._shared.sessions
         if self._shared.plain is None:
-            self._shared.plain = {}
+            sessions = self._sessions
+            self._shared.plain = Pages(sessions.shared) if isinstance(sessions, RoamingSessions) else {}
 
     def _plain(self, client_id: str) -> tuple[Edge, ...]:
         """The connections of a client that have no session."""
@@ -63,15 +68,24 @@ class Chat(_Messages):
         super().__init__(factory)
         self._sessions.settle = self._settle
         self._count = 0
+        self._fleet: SharedStore | None = None
+        if isinstance(self._sessions, RoamingSessions):
+            self._fleet = self._sessions.shared
+            self._sessions.settle = self._follow
+            self._sessions.letters.append(self._offered)
         factory.register("onchat", self._chat)
 
-    def _chat(self, protocol: Any, message: dict[str, Any]) -> None:
+    def _chat(self, protocol: Any, message: dict[str, Any]) -> Deferred[None] | None:
         handling: Handling = protocol.handling
         name, to, text = message.get("id"), message.get("to"), message.get("text")
         if not is_id(name) or type(to) is not str or type(text) is not str:
             raise PeerError("bad-message", "onchat has an id (text or a whole number), to and text", re_of(message))
-        status = self._deliver(handling, name, to, self._letter(handling, message))
-        handling.reply({"type": "onchat", "id": name, "status": status})
+        letter = self._letter(handling, message)
+        if self._fleet is not None:
+            return self._post(handling, name, to, letter, self._fleet)
+        status = self._deliver(handling, name, to, letter)
+        handling.reply(_status(name, status))
+        return None
 
     def _letter(self, handling: Handling, message: dict[str, Any]) -> bytes:
         letter = {"type": "onchat", "id": message["id"], "from": handling.client_id, "text": message["text"]}
@@ -81,13 +95,13 @@ class Chat(_Messages):
         """Send the letter to wherever its recipient is; the status of it."""
         sessions, plain = self._sessions.of(to), self._plain(to)
         if sessions:
-            sender = handling.sid or "~" + (handling.client_id or "").encode().hex()
+            sender = _sender(handling)
             if self._sessions.receipts.awaited(sender) * 2 >= self._sessions.bounds.messages:
                 # Each of them is to be told about one day, and needs room for that.
                 return "full"
             sessions = self._without_abandoned(sessions, len(letter))
             self._count += 1
-            receipt = f"{sender}/{handling.seq or self._count}/{json.dumps(name)}"
+            receipt = _receipt(sender, handling.seq or self._count, name)
             try:
                 for session in sessions:
                     handling.append_payload(session, letter, receipt)
@@ -117,10 +131,9 @@ class Chat(_Messages):
 
     def _settle(self, receipt: str, confirmed: bool) -> Sequence[Effect]:
         """One of the recipient's connections has handled it, or his last session that kept it has ended."""
-        sender, _, name = receipt.split("/", 2)
-        status = encode({"type": "onchat", "id": json.loads(name), "status": "delivered" if confirmed else "lost"})
+        sender, status = _fate(receipt, confirmed)
         if sender.startswith("~"):
-            for edge in self._plain(bytes.fromhex(sender[1:]).decode()):
+            for edge in self._plain(_client_of(sender)):
                 edge.write(status)
             return ()
         channel = self._sessions.channels.get(sender)
@@ -128,6 +141,61 @@ class Chat(_Messages):
             return ()
         channel.admit(len(status), beyond=True)
         return (Append(sender, status),)
+
+    # The same in a fleet: who the recipient's sessions are is known where they are kept, and what becomes of a letter
+    # is decided there, with the note that it was handled.
+
+    def _post(self, handling: Handling, name: Any, to: str, letter: bytes, store: SharedStore) -> Deferred[None] | None:
+        self._count += 1
+        # On another server, and after the next start, there are others with our count.
+        receipt = _receipt(_sender(handling), handling.seq or f"{store.node}.{self._count}", name)
+        # The word of what became of it stands in the place of this one.
+        before, after = encode(_status(name, "?"))[:-3], b'"}'
+        bounds = self._sessions.bounds
+        post = Post(to, letter, receipt, handling.sid or "", bounds.messages, bounds.bytes, before, after)
+        if handling.sid is not None:
+            handling.follow(post)
+            return None
+        posted: Deferred[Any] = store.append([post])  # type: ignore[assignment]  # a shared store's is always one
+        posted.addCallback(lambda numbers: handling.reply(_status(name, POSTED[numbers[0] - 1])))
+        return posted.addErrback(_not_posted, name)
+
+    def _follow(self, receipt: str, confirmed: bool) -> Sequence[Effect]:
+        sender, status = _fate(receipt, confirmed)
+        if sender.startswith("~"):
+            return (Plain(_client_of(sender), status),)
+        return (Append(sender, status),)
+
+    def _offered(self, client_id: str, letter: bytes) -> None:
+        self._offer(self._plain(client_id), letter)
+
+
+def _not_posted(failure: Failure, name: Any) -> None:
+    failure.trap(StoreError)
+    raise PeerError("failed", "the message could not be passed on", name)
+
+
+def _sender(handling: Handling) -> str:
+    """The sender in a receipt: his session, or his client id."""
+    return handling.sid or "~" + (handling.client_id or "").encode().hex()
+
+
+def _client_of(sender: str) -> str:
+    return bytes.fromhex(sender[1:]).decode()
+
+
+def _receipt(sender: str, number: int | str, name: Any) -> str:
+    return f"{sender}/{number}/{json.dumps(name)}"
+
+
+def _fate(receipt: str, confirmed: bool) -> tuple[str, bytes]:
+    """The sender, and what he is told."""
+    sender, _, name = receipt.split("/", 2)
+    return sender, encode(_status(json.loads(name), "delivered" if confirmed else "lost"))
+
+
+def _status(name: Any, status: str) -> dict[str, Any]:
+    return {"type": "onchat", "id": name, "status": status}
 
 
 class _Group:
@@ -170,6 +238,7 @@ class GroupChat(_Messages):
         self._joined: dict[Place, set[str]] = {}
         self._actions = {"join": self._join, "leave": self._leave, "say": self._say}
         self._sessions.started.append(self._load)
+        self._sessions.came.append(self._take_in)
         self._sessions.resumed.append(self._resumed)
         self._sessions.ended.append(self._ended)
         self._shared.gone.append(self._gone)
@@ -297,15 +366,19 @@ class GroupChat(_Messages):
         self._groups.clear()
         self._joined.clear()
         for channel in self._sessions.channels.values():
-            for key, missed in channel.marks.items():
-                if key.startswith(_MARK):
-                    name = key.removeprefix(_MARK)
-                    group = self._groups.setdefault(name, _Group(name))
-                    group.join(channel, channel.session.client_id)
-                    self._sessions.charge(channel, _PLACE, beyond=True)
-                    self._joined.setdefault(channel, set()).add(name)
-                    if int(missed):
-                        group.missed[channel] = int(missed)
+            self._take_in(channel)
+
+    def _take_in(self, channel: Channel) -> None:
+        """A session comes with the groups that it is in."""
+        for key, missed in channel.marks.items():
+            if key.startswith(_MARK):
+                name = key.removeprefix(_MARK)
+                group = self._groups.setdefault(name, _Group(name))
+                group.join(channel, channel.session.client_id)
+                self._sessions.charge(channel, _PLACE, beyond=True)
+                self._joined.setdefault(channel, set()).add(name)
+                if int(missed):
+                    group.missed[channel] = int(missed)
 
     def _resumed(self, channel: Channel) -> None:
         """A member is back: he is told what he has missed."""

@@ -122,6 +122,10 @@ class Handling:
         self._taken.append((recipient, len(payload)))
         self.effects.append(Append(recipient.session.sid, payload, receipt))
 
+    def follow(self, effect: Effect) -> None:
+        """Have an effect carried out that takes no room here."""
+        self.effects.append(effect)
+
     def mark(self, sid: str, key: str, value: str | None) -> None:
         """Remember a text for a session, for as long as that lives; None forgets it."""
         self.effects.append(Mark(sid, key, value))

@@ -20,10 +20,10 @@ from heartbeat.core.accounts import ALL, Accounts
 from heartbeat.core.errors import CloseCode, SessionFull, StoreError, Unconfirmed
 from heartbeat.core.presence import Presence
 from heartbeat.core.receipts import Receipts
-from heartbeat.core.session import Session
+from heartbeat.core.session import Resume, Session
 from heartbeat.core.settings import Settings
 from heartbeat.sessions import Sessions, session_of, warn
-from heartbeat.store import Contents, Effect, Settle, Store, when
+from heartbeat.store import Contents, Effect, Head, Result, Settle, Store, when
 from heartbeat.ticker import Ticker
 
 __all__ = ["SESSION", "ServerSessions"]
@@ -45,8 +45,11 @@ class ServerSessions(Sessions):
 
     `settle` may be set: called once for each receipt, with whether a copy of its message was confirmed, or the last
     was lost; what it returns is committed with that. `started` are called when the store has been read,
-    `resumed` with the channel when a session is carried again, `ended` when one is over.
+    `resumed` with the channel when a session is carried again, `ended` when one is over. `is_shared`: another server
+    may have a session that is not here; `came` are called with the channel of one that has come from there.
     """
+
+    is_shared = False
 
     def __init__(
         self,
@@ -62,6 +65,7 @@ class ServerSessions(Sessions):
         self.settle: Callable[[str, bool], Sequence[Effect]] | None = None
         self.started: list[Callable[[], object]] = []
         self.resumed: list[Callable[[Channel], object]] = []
+        self.came: list[Callable[[Channel], object]] = []
         #: The names of those that the store is asked to open.
         self.beginning: set[str] = set()
         self._presence = presence
@@ -169,6 +173,17 @@ class ServerSessions(Sessions):
         """What all sessions keep, with what they cost themselves."""
         return self._accounts.on(ALL)
 
+    def take_over(self, channel: Channel, attempt: int) -> Result[Head | None]:
+        """Have the store note that a session is resumed, by this attempt; the session then, None where it is gone."""
+        return self.store.take_over(channel.session.sid, attempt)
+
+    def elsewhere(self, resume: Resume, name: str | None, accounts: Sequence[str]) -> Result[Channel | str]:
+        """A session that is not here, or not as its client says, if another server has it; or the reason why not.
+
+        `name` is whose it must be. Raises SessionFull where there is no room for it on these accounts.
+        """
+        return "unknown"
+
     # Connections that go, and sessions that end.
 
     def left(self, channel: Channel, connection: Connection, *, for_good: bool) -> None:
@@ -193,7 +208,15 @@ class ServerSessions(Sessions):
         self._detached[session.sid] = channel
         for account in channel.accounts:
             self._alone.setdefault(account, {})[session.sid] = channel
-        when(self.store.detach(session.sid, session.fence, self._wall()), lambda _: None, warn)
+        when(
+            self.store.detach(session.sid, session.fence, self._wall()),
+            lambda _: None,
+            lambda failure: self.not_detached(channel, failure),
+        )
+
+    def not_detached(self, channel: Channel, failure: Failure) -> None:
+        """The store could not note that nobody carries it."""
+        warn(failure)
 
     def take_up(self, channel: Channel) -> None:
         """It is left alone no more: carried again, or about to end."""
@@ -220,13 +243,13 @@ class ServerSessions(Sessions):
         self._accounts.book(channel.accounts, -_cost(channel.session) - channel.booked)
         channel.booked = 0
         self._presence.release(client_id)
-        if channel.ended not in ("closed", "unknown"):
+        if channel.ended not in ("closed", "unknown", "moved"):
             self._gone[sid] = channel.ended
         if len(self._gone) > _REMEMBERED:
             del self._gone[next(iter(self._gone))]
         self.tell(channel, error)
 
-    def lost(self, channel: Channel) -> None:
+    def lost(self, channel: Channel, why: Failure | None = None) -> None:
         """Owner: the store has a session no more, or for somebody else: it is over here."""
         if channel.ended:
             return
@@ -286,7 +309,7 @@ class ServerSessions(Sessions):
                 # It comes back, and with it what was not handled.
                 channel.connection.cut(CloseCode.OVERLOAD, "too much waits to be handled")  # type: ignore[attr-defined]  # as above
 
-    def settled(self, receipt: str, *, confirmed: bool) -> Sequence[Effect]:
+    def settled(self, channel: Channel, seq: int, receipt: str, *, confirmed: bool) -> Sequence[Effect]:
         """Owner: what follows from the fate of a message with a receipt: the first copy confirmed, or the last lost."""
         copies = self.receipts.settled(receipt, confirmed=confirmed)
         if not copies:

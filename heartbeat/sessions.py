@@ -11,11 +11,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from heartbeat.channel import Channel
-from heartbeat.core.errors import Unconfirmed
+from heartbeat.core.errors import StateError, Unconfirmed
 from heartbeat.core.opening import Declared
 from heartbeat.core.session import Bounds, Session
 from heartbeat.core.settings import Settings
-from heartbeat.store import Append, Effect, Head, Kept, Mark, MemoryStore, Numbers, Result, Store, when
+from heartbeat.store import Append, Effect, Head, Kept, Mark, MemoryStore, Numbers, Result, Store, TakenOver, when
 from heartbeat.ticker import Alarm, Ticker
 
 __all__ = ["ACK_AFTER", "Sessions", "session_of", "warn"]
@@ -76,9 +76,18 @@ class Sessions:
     def noted(self, receipt: str) -> None:
         """Owner: a message with a receipt is kept."""
 
-    def settled(self, receipt: str, *, confirmed: bool) -> Sequence[Effect]:
+    def settled(self, channel: Channel, seq: int, receipt: str, *, confirmed: bool) -> Sequence[Effect]:
         """Owner: what follows from the fate of a message with a receipt; a client gives none."""
         return ()
+
+    def behind(self, channel: Channel) -> None:
+        """Owner: others have appended to a session, which nobody can where the store is one end's own."""
+        raise StateError("a message of somebody else's is in a session of ours")
+
+    def expire(self, channel: Channel, effects: Sequence[Effect]) -> None:
+        """Owner: have the store end a session, and carry out what follows from that."""
+        session = channel.session
+        self.carry_out(self.store.expire(session.sid, session.fence, effects), effects)
 
     def carry_out(
         self,
@@ -139,7 +148,7 @@ class Sessions:
             if channel is not None and isinstance(effect, Append):
                 channel.release(len(effect.payload))
 
-    def lost(self, channel: Channel) -> None:
+    def lost(self, channel: Channel, why: Failure | None = None) -> None:
         """Owner: the store has a session no more; a client's goes on to its window, and is then said to be lost."""
 
     def begin(
@@ -207,8 +216,9 @@ class Sessions:
 
 
 def warn(failure: Failure) -> None:
-    """Say what a store could not do: it was stopped, or the session is another's."""
-    _log.warn("{why}", why=failure.getErrorMessage())
+    """Say what a store could not do: it was stopped, or a session is gone. That one has moved is nothing to warn of."""
+    say = _log.debug if failure.check(TakenOver) else _log.warn
+    say("{why}", why=failure.getErrorMessage())
 
 
 def session_of(head: Head, kept: Sequence[Kept], bounds: Bounds) -> Session:

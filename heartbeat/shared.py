@@ -23,7 +23,9 @@ from heartbeat.core.settings import Settings
 from heartbeat.draining import Draining
 from heartbeat.refusals import Refusals
 from heartbeat.register import ServerSessions
+from heartbeat.roaming import RoamingSessions
 from heartbeat.sessions import Sessions
+from heartbeat.store import SharedStore
 from heartbeat.tally import Tally
 from heartbeat.ticker import Ticker
 
@@ -140,6 +142,8 @@ class ServerShared(Shared):
         #: Called when the server stops.
         self.stopped: list[Callable[[], object]] = []
         self.sessions.started.append(self.await_absent)
+        # Whoever it came with may be gone by now, and nobody else be here.
+        self.sessions.came.append(lambda channel: self.await_absent())
         self.sessions.ended.append(self._session_ended)
         #: While the server is on its way out; and who waits until all are gone.
         self.draining: Draining | None = None
@@ -235,8 +239,9 @@ class ServerShared(Shared):
             self._log.failure("{hook} failed", hook=hook)
 
     def _make_sessions(self) -> Sessions:
-        factory = self.factory
-        store = getattr(factory, "heartbeat_store", None)
+        store = getattr(self.factory, "heartbeat_store", None)
+        if isinstance(store, SharedStore):
+            return RoamingSessions(self.settings, self.ticker, self.presence, store=store)
         return ServerSessions(self.settings, self.ticker, self.presence, store=store)
 
     def _ticked(self, now: float) -> None:

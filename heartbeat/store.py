@@ -12,24 +12,31 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Any, NamedTuple, Protocol, TypeVar, Union
+from typing import Any, NamedTuple, Protocol, TypeVar, Union, runtime_checkable
 
 from twisted.internet.defer import Deferred
 
 from heartbeat.core.errors import StoreError
 
 __all__ = [
+    "POSTED",
     "Append",
     "Contents",
     "Effect",
+    "Fate",
     "Head",
     "Kept",
     "Mark",
     "MemoryStore",
     "Numbers",
+    "Plain",
+    "Post",
     "Result",
     "Settle",
+    "SharedStore",
     "Store",
+    "TakenOver",
+    "Watcher",
     "new_epoch",
     "new_sid",
     "when",
@@ -70,7 +77,49 @@ class Mark(NamedTuple):
     value: str | None
 
 
-Effect = Append | Settle | Mark
+class Post(NamedTuple):
+    """Effect, of a shared store: send a message to a client, in each of his sessions that has room for it.
+
+    All of it is decided where the sessions are: who they are, and whether they have room by these bounds, `kept`
+    messages of `kept_bytes`. What became of it is one word of `POSTED`, which the session `sender` is told (empty:
+    nobody) between `before` and `after`; and the number of this effect is where the word stands there, from 1.
+    """
+
+    to: str
+    payload: bytes
+    receipt: str
+    sender: str
+    kept: int
+    kept_bytes: int
+    before: bytes
+    after: bytes
+
+
+class Fate(NamedTuple):
+    """Effect, of a shared store: a message with a receipt was confirmed in one of its sessions, or lost with it.
+
+    Where it is the first to be confirmed, or the last to be lost, what `follows` is carried out, and all copies forget
+    the receipt; else it is no effect.
+    """
+
+    sid: str
+    seq: int
+    receipt: str
+    confirmed: bool
+    follows: tuple[Effect, ...]
+
+
+class Plain(NamedTuple):
+    """Effect, of a shared store: write a message to the connections of a client that have no session."""
+
+    to: str
+    payload: bytes
+
+
+Effect = Union[Append, Settle, Mark, Post, Fate, Plain]  # noqa: UP007  # an alias that is used before it is made
+
+#: What may become of a `Post`, in the words of the wire.
+POSTED = ("queued", "sent", "full", "unknown")
 
 
 class Kept(NamedTuple):
@@ -154,6 +203,91 @@ class Store(Protocol):
 
     def expire(self, sid: str, fence: int, effects: Sequence[Effect]) -> Result[Numbers]:
         """End a session with all that is kept of it, and carry out what follows; all or none. Returns as `append`."""
+        ...
+
+
+class TakenOver(StoreError):
+    """A writer has lost the session to somebody else."""
+
+
+class Watcher(Protocol):
+    """Who is told what others do to the sessions of this server."""
+
+    def appended(self, sid: str, kept: Kept) -> None:
+        """A message was appended to a session, by an effect of ours that was not an `Append`."""
+        ...
+
+    def grew(self, sid: str) -> None:
+        """Another server has appended to a session of ours."""
+        ...
+
+    def moved(self, sid: str, fence: int) -> None:
+        """A session is another server's from now on, by this fence."""
+        ...
+
+    def crowded(self, sid: str, size: int) -> None:
+        """A session that nobody carries has no room for so many bytes, and another of the same client's has."""
+        ...
+
+    def offered(self, client_id: str, payload: bytes) -> None:
+        """A message is for the connections of a client that have no session."""
+        ...
+
+    def due(self, sids: Sequence[str]) -> Deferred[None]:
+        """The windows of these have ended, and no server has them: adopt and end them; fires when that is done."""
+        ...
+
+    def look_again(self, epoch: str) -> None:
+        """Something may have become of our sessions that we were not told of; `epoch` names the contents now."""
+        ...
+
+
+@runtime_checkable
+class SharedStore(Store, Protocol):
+    """A store that several servers have together: each session is one server's at a time.
+
+    Its contents are not read at the start: a session comes when its client does. `append` takes effects for sessions
+    of others, and `Post`, `Fate` and `Plain` besides.
+    """
+
+    #: The name of this server, each time that it starts.
+    node: str
+
+    def watch(self, watcher: Watcher, window: float) -> None:
+        """Tell this one what others do; sessions of servers that are gone are kept for a window of so many seconds."""
+        ...
+
+    def claim(
+        self, sid: str, name: str | None, attempt: int, last: int, sent: int
+    ) -> Deferred[tuple[Head, tuple[Kept, ...]] | str]:
+        """Take a session over from whoever has it, for a client who says this; or the reason why not.
+
+        `name` is whose it must be, if anybody's; the numbers are those of `Resume`. `stale` is said of an attempt that
+        is not above the session's; a refusal changes nothing.
+        """
+        ...
+
+    def retake(self, sid: str, attempt: int, fence: int) -> Deferred[Head | None]:
+        """As `take_over`, for whoever has this fence; else it fails with TakenOver."""
+        ...
+
+    def adopt(self, sid: str) -> Deferred[tuple[Head, tuple[Kept, ...]] | None]:
+        """Take a session that is due; None where somebody else has."""
+        ...
+
+    def keep(self, sessions: Sequence[tuple[str, int]]) -> Deferred[tuple[tuple[int, int], ...]]:
+        """Say that these sessions are ours, each by its fence; how far each was sent, and has handled.
+
+        -1 for both where it is not there, -2 where somebody else has it.
+        """
+        ...
+
+    def end(self, sid: str, fence: int, known: int, reason: str, effects: Sequence[Effect]) -> Deferred[Numbers | None]:
+        """As `expire`, with the `reason`. None where more was sent than is `known`: then nothing has changed."""
+        ...
+
+    def note_plain(self, client_id: str, *, is_there: bool) -> None:
+        """A client has connections without a session here, or none any more."""
         ...
 
 

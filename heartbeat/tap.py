@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from functools import cached_property
+from importlib import import_module
 from typing import Any, ClassVar
 
 from twisted.python import usage
 
-from heartbeat import logs
+from heartbeat import logs, workers
 from heartbeat.auth import Authenticator
 from heartbeat.certificate import ServerCertificate
 from heartbeat.config import places_of, read
@@ -21,6 +23,7 @@ from heartbeat.shared import Fleet
 from heartbeat.sqlite import SqliteStore
 from heartbeat.store import Store
 from heartbeat.ticker import make_monotonic
+from heartbeat.workers import Workers
 
 __all__ = ["Options", "makeService"]
 
@@ -87,6 +90,9 @@ class Options(usage.Options):
             float,
         ),
         _parameter("sessions-per-client", None, 100, "Sessions of one client id; of more, the longest left ends.", int),
+        _parameter(
+            "sessions-bytes", None, 268_435_456, "What all sessions may keep, in bytes; an idle one: 4096.", int
+        ),
         _parameter("groups-per-session", None, 100, "Groups that one session may be in.", int),
         _parameter("group-members", None, 5000, "Members of one group.", int),
         _parameter("max-message", None, 65_536, "The largest message taken, in bytes.", int),
@@ -96,13 +102,19 @@ class Options(usage.Options):
         _parameter("drain-after", None, 1.0, "When it stops: seconds until the first client is to be back.", float),
         _parameter("drain-rate", None, 500.0, "When it stops: clients a second that are asked to come back.", float),
         _parameter("drain-timeout", None, 10.0, "When it stops: seconds that handlers may take to finish.", float),
-        ["store", None, "memory", "What keeps the sessions: memory; to survive a crash sqlite:PATH, or redis://HOST."],
+        [
+            "store",
+            None,
+            None,
+            "What keeps the sessions: memory; to survive a crash sqlite:PATH, or redis://HOST. Default: --cluster's.",
+        ],
         [
             "cluster",
             None,
             None,
-            "Count clients over all servers of this redis://HOST. Sessions stay with their server.",
+            "Be one of the servers of this redis://HOST: they count clients together, and have the sessions in common.",
         ],
+        _parameter("workers", None, None, "Serve by so many processes. Needs --cluster. Default: by this one.", int),
         ["messages", "m", None, f"Application messages to serve, of {','.join(MESSAGES)}. Default: none."],
         ["level0", None, None, f"Pages that open no session: {' or '.join(LEVEL0)}. Default: allow."],
         ["ai-url", None, None, "An OpenAI-compatible endpoint for onaichat; its key is HEARTBEAT_AI_KEY."],
@@ -191,7 +203,7 @@ class Options(usage.Options):
                 self["listen"] = [where for where in self["listen"] if not where.startswith(SECURED)]
         return before != dict(self)
 
-    def _mistake(self) -> SettingError | None:
+    def _mistake(self, sockets: Sequence[int] = ()) -> SettingError | None:
         """The first thing that is wrong with these options."""
         try:
             self.settings = Settings(
@@ -202,6 +214,7 @@ class Options(usage.Options):
                 handshake_rate=self["handshake-rate"],
                 message_rate=self["message-rate"],
                 sessions_per_client=self["sessions-per-client"],
+                sessions_bytes=self["sessions-bytes"],
                 groups_per_session=self["groups-per-session"],
                 group_members=self["group-members"],
                 message_limit=self["max-message"],
@@ -218,14 +231,21 @@ class Options(usage.Options):
                 origins=tuple(self["origin"]),
             )
             logs.judge(self["log-format"], self.parent or {})
+            workers.judge(self)
             # Nothing is left open by this; a wrong endpoint or limit is said now, and not by a traceback later.
-            self.service()
+            self.service(sockets=sockets)
         except SettingError as error:
             return error
         return None
 
-    def service(self, reactor: Any = None) -> Launched:
-        """The service of these options. Raises SettingError."""
+    def judge(self, sockets: Sequence[int]) -> None:
+        """Judge all that is here, of whatever origin. Raises SettingError."""
+        error = self._mistake(sockets)
+        if error is not None:
+            raise error
+
+    def service(self, reactor: Any = None, sockets: Sequence[int] = ()) -> Launched:
+        """The service of these options, on `sockets` that listen already, if there are any. Raises SettingError."""
         return Launched(
             self["listen"] or [DEFAULT_LISTEN],
             self.settings,
@@ -237,6 +257,7 @@ class Options(usage.Options):
             admin=self["admin"],
             admin_token=self["admin-token"],
             ai={"url": self["ai-url"], "model": self["ai-model"], "key": os.environ.get("HEARTBEAT_AI_KEY")},
+            sockets=sockets,
             reactor=reactor,
         )
 
@@ -265,10 +286,12 @@ class Options(usage.Options):
         return ServerCertificate(path, key)
 
     def _store(self) -> Store | None:
+        if self["store"] is None:
+            return None if self["cluster"] is None else self._of_cluster("sessions", "FleetStore")
         kind, _, path = self["store"].partition(":")
         if kind == "sqlite" and path:
             return SqliteStore(path)
-        if kind in ("redis", "rediss", "redis+unix") and path:
+        if kind in ("redis", "rediss", "redis+unix", "redis+sentinel") and path:
             try:
                 from heartbeat.cluster.store import RedisStore  # noqa: PLC0415  # only whoever asks for it needs it
             except ImportError as error:
@@ -282,17 +305,22 @@ class Options(usage.Options):
     def _cluster(self) -> Fleet | None:
         if self["cluster"] is None:
             return None
-        try:
-            from heartbeat.cluster.presence import FleetPresence  # noqa: PLC0415  # only whoever asks for it needs it
-        except ImportError as error:
-            url = _without_credentials(self["cluster"])
-            raise SettingError("cluster", url, f"left out {_WITHOUT_REDIS} ({error})") from None
-        fleet = FleetPresence(self["cluster"])
-        if fleet.address == getattr(self._store(), "address", None):
+        fleet: Any = self._of_cluster("presence", "FleetPresence")
+        if self["store"] is not None and fleet.address == getattr(self._store(), "address", None):
             # Whoever starts last has the store, and the sessions of all others end.
             bound = f"one that no other server has, and so not in the database of --cluster {fleet.url}"
             raise SettingError("store", _without_credentials(self["store"]), bound)
-        return fleet
+        return fleet  # type: ignore[no-any-return]  # found by its name
+
+    def _of_cluster(self, module: str, name: str) -> Any:
+        """What servers of a fleet have in common. Raises SettingError."""
+        try:
+            # Only whoever asks for it needs it.
+            found = import_module(f"heartbeat.cluster.{module}")
+        except ImportError as error:
+            url = _without_credentials(self["cluster"])
+            raise SettingError("cluster", url, f"left out {_WITHOUT_REDIS} ({error})") from None
+        return getattr(found, name)(self["cluster"])
 
 
 _WITHOUT_REDIS = "without the extra redis: pip install 'txheartbeat[redis]'"
@@ -300,6 +328,8 @@ _WITHOUT_REDIS = "without the extra redis: pip install 'txheartbeat[redis]'"
 
 def _without_credentials(url: str) -> str:
     scheme, slashes, rest = url.partition("://")
+    # What sentinels are told stands behind a question mark.
+    rest = rest.partition("?")[0] if scheme == "redis+sentinel" else rest
     return scheme + slashes + rest.rpartition("@")[2]
 
 
@@ -316,15 +346,16 @@ _LEANING = {
     "auth-jwt": ("auth-audience", "auth-issuer"),
     "tls-certificate": ("tls-key",),
     "tls-key": ("tls-certificate",),
+    "cluster": ("workers",),
 }
 
 
-def makeService(options: Options) -> HeartbeatService:
+def makeService(options: Options) -> HeartbeatService | Workers:
     """The service of these options. Called by twistd, before it forks and changes its directory."""
     from twisted.internet import reactor  # noqa: PLC0415  # twistd has installed it by now
 
     make_monotonic(reactor)
-    service = options.service(reactor)
+    service = options.service(reactor) if options["workers"] is None else Workers(options, reactor)
     if options["log-format"] == "json":
         service.launcher = options.parent
     return service

@@ -1,1 +1,1 @@
-"""What servers have in Redis: sessions, in a store on another machine; and how many clients all of them have."""
+"""What servers have in Redis: sessions, of one server or of a fleet; and how many clients all of them have."""

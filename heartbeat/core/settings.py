@@ -371,4 +371,9 @@ def _within(name: str, value: object, least: float, most: float, unit: str, *, w
     if right_type and least <= value <= most:  # type: ignore[operator]  # a number by now
         return
     kind = "a whole number" if whole else "a number"
-    raise SettingError(name, value, f"{kind} from {least:g} to {most:g} {unit}".rstrip())
+    raise SettingError(name, value, f"{kind} from {_plainly(least)} to {_plainly(most)} {unit}".rstrip())
+
+
+def _plainly(number: float) -> str:
+    """As somebody would type it: 1048576, not 1.04858e+06."""
+    return f"{int(number) if number == int(number) else number}"

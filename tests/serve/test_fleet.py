@@ -68,7 +68,8 @@ class Fleet:
         folder = self.folder / f"node{number}"
         folder.mkdir(exist_ok=True)
         listen = f"tcp:{self.ports[number]}:interface=127.0.0.1"
-        return self.life.enter_context(twistd("--cluster", self.redis.url, "--listen", listen, cwd=folder))
+        options = ("--cluster", self.redis.url, "--store", "memory", "--listen", listen)
+        return self.life.enter_context(twistd(*options, cwd=folder))
 
     def come(self, names, number):
         """Clients of these names, at the server of this number."""

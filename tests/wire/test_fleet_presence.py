@@ -22,8 +22,10 @@ from heartbeat.cluster import presence as fleets
 from heartbeat.cluster import redis as way
 from heartbeat.cluster import subscription
 from heartbeat.cluster.presence import FleetPresence
+from heartbeat.cluster.sessions import FleetStore
 from heartbeat.core.errors import SettingError
 from heartbeat.core.presence import Presence, Standing
+from heartbeat.store import MemoryStore
 from heartbeat.tap import Options
 
 pytestmark = redis_server.needs_redis
@@ -992,8 +994,12 @@ def test_where_the_extra_is_missing_that_is_said(monkeypatch, option):
     assert "secret" not in str(refusal.value)
 
 
-def test_the_help_says_that_sessions_stay_where_they_are(capsys):
+def test_the_sessions_are_the_fleets_unless_another_store_is_named(capsys):
+    def store_of(*arguments):
+        return parsed("--cluster=redis://host", *arguments).service().factory.heartbeat.sessions.store
+
+    assert (type(store_of()), store_of().path) == (FleetStore, "redis://host")
+    assert type(store_of("--store=memory")) is MemoryStore
     with pytest.raises(SystemExit):
         parsed("--help")
-
-    assert "Sessions stay with their server" in " ".join(capsys.readouterr().out.split())
+    assert "have the sessions in common" in " ".join(capsys.readouterr().out.split())

@@ -199,6 +199,7 @@ LAYERS = (
         "certificate",
         "tls",
         "endings",
+        "inherited",
         "store",
         "sse",
         "tally",
@@ -208,6 +209,7 @@ LAYERS = (
     ("arrivals", "channel", "sqlite", "cluster", "lean"),
     ("sessions", "pacing"),
     ("register",),
+    ("roaming",),
     ("admission", "draining"),
     ("shared",),
     ("edge",),
@@ -218,8 +220,9 @@ LAYERS = (
     ("question",),
     ("client", "chat", "ai", "admin"),
     ("service",),
-    ("launched",),
+    ("launched", "workers"),
     ("tap", "__main__", "testing", "__init__"),
+    ("worker",),
 )
 
 

@@ -28,7 +28,7 @@ WRONG = {
     f"{URL} --interval nan": "--interval must be a number from 0.1 to 3600 s",
     f"{URL} --count 0": "--count must be a whole number from 1",
     f"{URL} --count x": "argument --count: invalid int value: 'x'",
-    f"{URL} --attempts -1": "--attempts must be a whole number from 0 to 1e+06",
+    f"{URL} --attempts -1": "--attempts must be a whole number from 0 to 1000000",
     f"{URL} --beats me": "argument --beats: invalid choice: 'me'",
     f"{URL} --header nonsense": "--header must be KEY:VALUE, not 'nonsense'",
     f"{URL} --header :value": "--header must be a name and a value without line ends",

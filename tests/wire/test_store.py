@@ -1,4 +1,4 @@
-"""What every store promises: in memory, in a SQLite file and in Redis, held to the same sentences."""
+"""What every store promises: in memory, in a SQLite file, in Redis and of a fleet, held to the same sentences."""
 
 import tempfile
 from contextlib import contextmanager
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import redis_server
+from fleet import WholeStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_sqlite import Turns
@@ -39,14 +40,14 @@ def redis(tmp_path_factory):
         yield redis
 
 
-def redis_store(url):
+def redis_store(url, kind=RedisStore):
     """A store in Redis under names of its own."""
-    return Asked(
-        lambda turns: RedisStore(url, prefix=f"{new_epoch()}:", reactor=turns.reactor), turns=redis_server.Turns
-    )
+    return Asked(lambda turns: kind(url, prefix=f"{new_epoch()}:", reactor=turns.reactor), turns=redis_server.Turns)
 
 
-@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=redis_server.needs_redis)])
+@pytest.fixture(
+    params=["memory", "sqlite", *(pytest.param(name, marks=redis_server.needs_redis) for name in ("redis", "fleet"))]
+)
 def asked(request, tmp_path):
     """A store that has started; stopped in the end."""
     if request.param == "memory":
@@ -54,7 +55,8 @@ def asked(request, tmp_path):
     elif request.param == "sqlite":
         asked = Asked(lambda turns: SqliteStore(tmp_path / "s", reactor=turns))
     else:
-        asked = redis_store(request.getfixturevalue("redis").url)
+        kind = RedisStore if request.param == "redis" else WholeStore
+        asked = redis_store(request.getfixturevalue("redis").url, kind)
     asked.start()
     yield asked
     asked.stop()
@@ -495,3 +497,11 @@ def test_sqlite_gives_the_same_answers_as_memory_to_the_same_calls(runs):
 @given(RUNS)
 def test_redis_gives_the_same_answers_as_memory_to_the_same_calls(redis, runs):
     answer_alike(redis_store(redis.url), runs)
+
+
+@redis_server.needs_redis
+@pytest.mark.slow
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(RUNS)
+def test_a_store_of_a_fleet_gives_the_same_answers_as_memory_to_the_same_calls(redis, runs):
+    answer_alike(redis_store(redis.url, WholeStore), runs)
