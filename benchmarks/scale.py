@@ -461,7 +461,7 @@ def breaking() -> list[list[str]]:
         (
             sessions(),
             "`sessions_bytes`: idle sessions",
-            "raise it (`Settings`; `twistd heartbeat` has no option for it)",
+            "raise it (`--sessions-bytes`)",
         ),
         *(
             (

@@ -33,6 +33,11 @@ BOUND, TIMES = 16_777_216, 2.5
 #: Messages that are under way at a time where the rate is measured, and how often each is measured.
 UNDER_WAY, ROUNDS = 500, 3
 
+REQUEST = (
+    b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
 
 # The server, in its own process.
 
@@ -109,10 +114,7 @@ class Peer:
 
     def shake_hands(self) -> None:
         """Ask for a WebSocket."""
-        self._socket.sendall(
-            b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        )
+        self._socket.sendall(REQUEST)
 
     def open(self, client_id: str) -> None:
         """Open a session, and ping."""

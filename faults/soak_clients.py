@@ -60,7 +60,9 @@ class Ledger:
         self.finals: Counter[str] = Counter()
         self.unhandled = 0
         self.reopened = self.resumed = self.anew = 0
-        self.unreachable = self.visitors = 0
+        self.unreachable = self.visitors = self.suspects = 0
+        #: How many clients there are, by the pongs since this was told last.
+        self.counted: set[int | None] = set()
 
     def came(self, counts: Counter[str], pair: str, number: int) -> int:
         """Number `number` of a pair has come, which is to be one above the one before; by how many it is too high."""
@@ -88,6 +90,8 @@ class Member:
         self.sid: str | None = None
         self.port = 0
         self.is_open = self.has_joined = False
+        #: Since when its link is gone.
+        self.ended_at = 0.0
         settings = Settings(client_id=f"s{number}", **CONFIGURED["settings"])
         # A page's cookies, of every length: so that what is kept of a connection's head is of every size too.
         cookie = ("Cookie", f"token={'x' * (number * 37 % 1200)}")
@@ -101,6 +105,7 @@ class Member:
         self.client.register("onchat", lambda _, message: self.chat_arrived(message))
         self.client.register("ongroupchat", lambda _, message: self.group_arrived(message))
         self.client.linkChanged = self.link_changed
+        self.client.pongReceived = lambda rtt, clients: ledger.counted.add(clients)
         self.client.sessionLost = lambda error: tell("lost-session", client=f"s{number}", why=error.reason)
 
     def start(self) -> None:
@@ -177,17 +182,21 @@ class Member:
         if status.event == "open":
             self.is_open = True
             sid = self.client._session.channel.session.sid
+            if self.sid is not None and CONFIGURED.get("tells_backs"):
+                tell("back", client=f"s{self.number}", after=time.monotonic() - self.ended_at)
             if self.sid is not None:
                 ledger.reopened += 1
                 ledger.resumed += self.sid == sid
                 ledger.anew += self.sid != sid
             self.sid = sid
             self.port = self.client._connection.transport.getHost().port
+        elif status.event == "suspect":
+            ledger.suspects += 1
         elif status.event == "dead":
             tell("dead", client=f"s{self.number}", port=self.port, said=status.detail)
         elif status.event in ("reconnecting", "unreachable"):
             if self.is_open:
-                self.is_open = False
+                self.is_open, self.ended_at = False, time.monotonic()
                 tell("ended", client=f"s{self.number}", port=self.port, why=status.detail)
             if status.event == "unreachable":
                 # As a user does who sees that.
@@ -244,7 +253,8 @@ class Crowd:
         _, progress, figures, visits = self.loops
         progress.start(1.0, now=False)
         figures.start(CONFIGURED["every"], now=False)
-        visits.start(CONFIGURED["visit_every"], now=False)
+        if CONFIGURED["visit_every"]:
+            visits.start(CONFIGURED["visit_every"], now=False)
         for at, member in enumerate(self.members):
             # Not all in the same moment: this is no storm.
             reactor.callLater(CONFIGURED["spread"] * at / len(self.members), member.start)
@@ -306,7 +316,10 @@ class Crowd:
             anew=ledger.anew,
             unreachable=ledger.unreachable,
             visitors=ledger.visitors,
+            suspects=ledger.suspects,
+            counted=sorted(ledger.counted),
         )
+        ledger.counted.clear()
 
     def look(self) -> None:
         """Say how this process is, without what the collector would find some time.
