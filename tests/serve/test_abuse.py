@@ -990,16 +990,17 @@ async def test_an_error_quotes_64_characters_at_most(fast_path):
 # The command line.
 
 WRONG = [
-    ("--connections-per-address", "0", "a whole number from 1 to 1e+07, not 0"),
+    ("--connections-per-address", "0", "a whole number from 1 to 10000000, not 0"),
     ("--connections-per-address", "many", "a whole number, not 'many'"),
-    ("--handshake-rate", "0", "a number from 0.1 to 1e+06 /s, not 0.0"),
-    ("--handshake-rate", "nan", "a number from 0.1 to 1e+06 /s, not nan"),
+    ("--handshake-rate", "0", "a number from 0.1 to 1000000 /s, not 0.0"),
+    ("--handshake-rate", "nan", "a number from 0.1 to 1000000 /s, not nan"),
     ("--handshake-rate", "fast", "a number, not 'fast'"),
-    ("--message-rate", "-1", "a number from 0.1 to 1e+06 /s, not -1.0"),
-    ("--message-rate", "inf", "a number from 0.1 to 1e+06 /s, not inf"),
-    ("--sessions-per-client", "0", "a whole number from 1 to 1e+06, not 0"),
+    ("--message-rate", "-1", "a number from 0.1 to 1000000 /s, not -1.0"),
+    ("--message-rate", "inf", "a number from 0.1 to 1000000 /s, not inf"),
+    ("--sessions-per-client", "0", "a whole number from 1 to 1000000, not 0"),
+    ("--sessions-bytes", "4096", "a whole number from 1048576 to 1125899906842624 bytes, not 4096"),
     ("--groups-per-session", "1.5", "a whole number, not '1.5'"),
-    ("--group-members", "0", "a whole number from 1 to 1e+07, not 0"),
+    ("--group-members", "0", "a whole number from 1 to 10000000, not 0"),
 ]
 
 
@@ -1022,6 +1023,7 @@ def test_help_says_what_holds_where_nothing_is_given(tmp_path):
         ("--handshake-rate=", "Default: 5000"),
         ("--message-rate=", "Default: 200"),
         ("--sessions-per-client=", "[default: 100]"),
+        ("--sessions-bytes=", "[default: 268435456]"),
         ("--groups-per-session=", "[default: 100]"),
         ("--group-members=", "[default: 5000]"),
     ):
