@@ -11,12 +11,13 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, ensureDeferred, fail
 
-from heartbeat.core.messages import encode
+from heartbeat.core.errors import PeerError
+from heartbeat.core.messages import encode, re_of
 from heartbeat.core.session import MEMBERS, Session
 from heartbeat.quiet import QuietDeferred
 from heartbeat.store import Append, Effect, Mark
 
-__all__ = ["Handling", "Recipient", "call", "check_size", "encode_message"]
+__all__ = ["Handling", "Recipient", "call", "check_size", "encode_for_others", "encode_message"]
 
 _RESERVED = frozenset({"onopen", "ping", "ack", "error", "drain"})
 
@@ -45,6 +46,14 @@ def encode_message(message: dict[str, Any]) -> bytes:
     if "seq" in message or "ack" in message:
         raise ValueError("seq and ack in a message are the session's own")
     return encode(message)
+
+
+def encode_for_others(message: dict[str, Any], most: int, about: dict[str, Any]) -> bytes:
+    """A message to others that follows from another. Raises PeerError when it is too long by what we add."""
+    payload = encode(message)
+    if len(payload) + MEMBERS > most:
+        raise PeerError("too-big", "the message is too long to be passed on", re_of(about))
+    return payload
 
 
 def check_size(session: Session, payload: bytes) -> None:

@@ -20,7 +20,7 @@ from heartbeat.core.errors import SessionFull, StoreError, Unconfirmed
 from heartbeat.core.session import Resume
 from heartbeat.register import SESSION, ServerSessions
 from heartbeat.sessions import session_of, warn
-from heartbeat.store import Effect, Fate, Head, Kept, SharedStore, TakenOver
+from heartbeat.store import Effect, Fate, Head, Join, Kept, Leave, Numbers, Say, SharedStore, TakenOver
 
 __all__ = ["Pages", "RoamingSessions"]
 
@@ -43,7 +43,9 @@ class RoamingSessions(ServerSessions):
     """The sessions of one server of a fleet.
 
     `settle` is called for each copy of a message, and must do nothing by itself: what it returns is carried out for one
-    of them. `offered` are called with a client id and a letter for his connections that have no session.
+    of them. `letters` are called with a client id and a letter for his connections that have no session. Of groups:
+    `carried` are called with each effect of theirs and its number when it is committed, `spoken_to` with the id of a
+    connection without a session and what is said to it, `forgotten_by` when Redis may not know these any more.
     """
 
     is_shared = True
@@ -52,12 +54,15 @@ class RoamingSessions(ServerSessions):
         super().__init__(*arguments, store=store, **keywords)
         self.shared = store
         self.letters: list[Callable[[str, bytes], object]] = []
+        self.carried: list[Callable[[Effect, int | None], object]] = []
+        self.spoken_to: list[Callable[[str, bytes], object]] = []
+        self.forgotten_by: list[Callable[[], object]] = []
         self._expected: dict[str, _Expected] = {}
         # Those of which the store is asked for what others have appended; and whether it is to be asked again.
         self._reading: dict[Channel, bool] = {}
         self._unsure: dict[str, None] = {}
         self._is_asking = False
-        self.shared.watch(self, self.settings.window)
+        self.shared.watch(self, self.settings.window, self.bounds.messages, self.bounds.bytes)
 
     # Sessions that come.
 
@@ -180,6 +185,30 @@ class RoamingSessions(ServerSessions):
         if channel is not None:
             self.behind(channel)
 
+    def passed_on(self, sid: str, kept: Kept) -> None:
+        """Watcher: another server has appended this to a session of ours."""
+        channel, expected = self.channels.get(sid), self._expected.get(sid)
+        if expected is not None:
+            expected.grew = True
+        if channel is None:
+            return
+        if kept.seq == channel.session.sent + 1:
+            channel.catch_up((kept,))
+            self._make_up(channel)
+        elif kept.seq > channel.session.sent:
+            # Something before it is on another way. What is not above was read on another way.
+            self.behind(channel)
+
+    def spoken(self, place: str, payload: bytes) -> None:
+        """Watcher: something is said in a group to a connection that has no session."""
+        for spoken_to in self.spoken_to:
+            spoken_to(place, payload)
+
+    def forgotten(self) -> None:
+        """Watcher: which connections without a session are in groups is to be said again."""
+        for forgotten_by in self.forgotten_by:
+            forgotten_by()
+
     def moved(self, sid: str, fence: int) -> None:
         """Watcher: a session is another server's from now on."""
         channel, expected = self.channels.get(sid), self._expected.get(sid)
@@ -285,6 +314,13 @@ class RoamingSessions(ServerSessions):
         # Where none can be made, each of those that are left is somebody's who is there, and has its own bound.
         with suppress(SessionFull):
             self.make_room(channel.accounts, 0, channel)
+
+    def _apply(self, effects: Sequence[Effect], numbers: Numbers) -> None:
+        super()._apply(effects, numbers)
+        for effect, number in zip(effects, numbers, strict=True):
+            if isinstance(effect, Join | Leave | Say):
+                for carried in self.carried:
+                    carried(effect, number)
 
     # Receipts.
 

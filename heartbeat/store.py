@@ -19,19 +19,25 @@ from twisted.internet.defer import Deferred
 from heartbeat.core.errors import StoreError
 
 __all__ = [
+    "JOINED",
+    "NO_ROOM",
     "POSTED",
     "Append",
     "Contents",
     "Effect",
     "Fate",
     "Head",
+    "Join",
     "Kept",
+    "Leave",
     "Mark",
     "MemoryStore",
+    "Missed",
     "Numbers",
     "Plain",
     "Post",
     "Result",
+    "Say",
     "Settle",
     "SharedStore",
     "Store",
@@ -116,10 +122,65 @@ class Plain(NamedTuple):
     payload: bytes
 
 
-Effect = Union[Append, Settle, Mark, Post, Fate, Plain]  # noqa: UP007  # an alias that is used before it is made
+class Join(NamedTuple):
+    """Effect, of a shared store: a place is in a group from now on, and its members are told.
+
+    Groups and client ids are texts of JSON, and `more` are the members `id` and `text` of the event, as JSON with a
+    comma before each. A place is a session, or `NODE/ID` for a connection without one. Where another place of its
+    `client` is in the group it is told alone, as where it is in it already. Its number is `JOINED`, or `NO_ROOM` where
+    `most` places are in the group; then, as where the session is not there, nothing changes, and the session is
+    told `refused`. `again`: where it is in the group already nobody is told.
+    """
+
+    group: str
+    place: str
+    client: str
+    more: bytes
+    refused: bytes
+    most: int
+    again: bool = False
+
+
+class Leave(NamedTuple):
+    """Effect, of a shared store: a place is in a group no more; what is told, and to whom, as with `Join`.
+
+    It has the number `JOINED`, and none where it was not in the group; then its session is told `refused`.
+    """
+
+    group: str
+    place: str
+    more: bytes
+    refused: bytes
+
+
+class Say(NamedTuple):
+    """Effect, of a shared store: a place says something to all that are in a group with it.
+
+    Its number is how many places these are. It has none where it was not in the group, as with `Leave`.
+    """
+
+    group: str
+    place: str
+    more: bytes
+    refused: bytes
+
+
+class Missed(NamedTuple):
+    """Effect, of a shared store: tell a session how much it has missed in each of these groups."""
+
+    sid: str
+    groups: tuple[str, ...]
+
+
+Effect = Union[  # noqa: UP007  # an alias that is used before it is made
+    Append, Settle, Mark, Post, Fate, Plain, Join, Leave, Say, Missed
+]
 
 #: What may become of a `Post`, in the words of the wire.
 POSTED = ("queued", "sent", "full", "unknown")
+
+#: What may become of a `Join`.
+JOINED, NO_ROOM = 1, 2
 
 
 class Kept(NamedTuple):
@@ -221,6 +282,18 @@ class Watcher(Protocol):
         """Another server has appended to a session of ours."""
         ...
 
+    def passed_on(self, sid: str, kept: Kept) -> None:
+        """This is what another server has appended to a session of ours."""
+        ...
+
+    def spoken(self, place: str, payload: bytes) -> None:
+        """A message is for a connection without a session, that is in a group by this id."""
+        ...
+
+    def forgotten(self) -> None:
+        """Which connections without a session are in groups may not be known any more: say so again."""
+        ...
+
     def moved(self, sid: str, fence: int) -> None:
         """A session is another server's from now on, by this fence."""
         ...
@@ -247,14 +320,19 @@ class SharedStore(Store, Protocol):
     """A store that several servers have together: each session is one server's at a time.
 
     Its contents are not read at the start: a session comes when its client does. `append` takes effects for sessions
-    of others, and `Post`, `Fate` and `Plain` besides.
+    of others, `Post`, `Fate` and `Plain` besides, and those of groups: `Join`, `Leave`, `Say`, `Missed`. What is said
+    in a group is kept for each session in it, as far as that has room, up to half of its bound where nobody carries it;
+    what it misses is counted, and told before the next that it has room for. Whoever ends leaves its groups.
     """
 
     #: The name of this server, each time that it starts.
     node: str
 
-    def watch(self, watcher: Watcher, window: float) -> None:
-        """Tell this one what others do; sessions of servers that are gone are kept for a window of so many seconds."""
+    def watch(self, watcher: Watcher, window: float, kept: int, kept_bytes: int) -> None:
+        """Tell this one what others do; sessions of servers that are gone are kept for a window of so many seconds.
+
+        `kept` messages of `kept_bytes` is what a session keeps of what is said in groups.
+        """
         ...
 
     def claim(
@@ -283,11 +361,18 @@ class SharedStore(Store, Protocol):
         ...
 
     def end(self, sid: str, fence: int, known: int, reason: str, effects: Sequence[Effect]) -> Deferred[Numbers | None]:
-        """As `expire`, with the `reason`. None where more was sent than is `known`: then nothing has changed."""
+        """As `expire`, with the `reason`. None where it is to be asked again: there is more than is `known`, or left to do.
+
+        Then it may have left some of its groups, and is nobody else's any more.
+        """
         ...
 
     def note_plain(self, client_id: str, *, is_there: bool) -> None:
         """A client has connections without a session here, or none any more."""
+        ...
+
+    def members(self, group: str) -> Deferred[int]:
+        """How many client ids are in a group, by its name as JSON."""
         ...
 
 

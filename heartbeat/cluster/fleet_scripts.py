@@ -12,6 +12,7 @@ The keys, behind a common prefix:
 | `nodes` | sorted set: each node, and when its lease ends (ms); 0 where it has left |
 | `heard` | when any node was heard last (ms) |
 | `s:SID` | hash: a session's `Head`; its `node` (empty: nobody), `holder` of the fence; `bytes`; receipts `awaited` |
+| | why it is `ending`, where that takes several calls |
 | `m:SID` | hash: its marks |
 | `l:SID` | stream: the messages that are kept for it, `SEQ-0` each, with `p` (payload), `r` (`=RECEIPT`, or nothing) |
 | `r:=RECEIPT` | set of `SID SEQ`: the copies of which the fate is open |
@@ -21,16 +22,21 @@ The keys, behind a common prefix:
 | `p:CLIENT`, `q:NODE` | sets: the nodes where a client id has connections without a session; those ids of a node |
 | `o:ASKER` | hash: answers that the asker may not have yet, by their numbers |
 
+Those of groups are told in `group_scripts`.
+
 Published to one node, on `node:NODE`: `pSID` (something was appended to a session of its), `mFENCE SID` (a session of
 its has moved), `fBYTES SID` (one has no room for that, and nobody reads it), `lLENGTH:CLIENT` and a letter (for
-connections without a session).
+connections without a session), and what is said in groups.
 """
 
 from __future__ import annotations
 
+from heartbeat.cluster.group_scripts import GROUPS
+
 __all__ = ["FLEET_ASKED", "FLEET_READING"]
 
-# What both kinds of script know. `node` is who asks, `at` where the next argument is.
+# What both kinds of script know. `node` is who asks, and what it says that a session keeps of what is said in groups;
+# `at` is where the next argument is.
 _COMMON = """
 local function next_argument()
   at = at + 1
@@ -38,6 +44,7 @@ local function next_argument()
 end
 
 local node = next_argument()
+local kept_messages, kept_bytes = tonumber(next_argument()), tonumber(next_argument())
 -- Arguments are named to the asker by where they stand from here.
 local base = at
 local time = redis.call('TIME')
@@ -94,7 +101,8 @@ local function head(sid)
 end
 """
 
-# ARGV: the prefix, the asker, the number, how many answers are done with, their numbers, the node, the script's own.
+# ARGV: the prefix, the asker, the number, how many answers are done with, their numbers, the node, the two bounds, the
+# script's own.
 _HEAD = (
     """
 local prefix, asker, number = ARGV[1], ARGV[2], ARGV[3]
@@ -110,6 +118,7 @@ if before then
 end
 """
     + _COMMON
+    + GROUPS
     + """
 local function copies(receipt)
   return prefix .. 'r:' .. receipt
@@ -152,8 +161,6 @@ local function forget(sid, upto)
   return bytes
 end
 
--- What was appended to sessions of this node, but for what it has appended by itself: sid, seq, payload, receipt.
-local told = {}
 local poked = {}
 
 local function append(sid, payload, receipt, is_told, place)
@@ -229,71 +236,133 @@ local function post(to, payload, receipt, sender, kept, bytes, place)
 end
 
 local words = {queued = 1, sent = 2, full = 3, unknown = 4}
-local effect
+-- By its kind, what takes an effect from the arguments, and carries it out if it is to be; its number, if it has one.
+local effects = {}
 
--- Take the next effect from the arguments, and carry it out if it is to be; its number.
-function effect(does, is_told)
-  local kind = next_argument()
-  if kind == 'append' then
-    local place = at + 1 - base
-    local sid, payload, receipt = next_argument(), next_argument(), next_argument()
-    return does and append(sid, payload, receipt, is_told, place) or 0
-  elseif kind == 'mark' then
-    local sid, key, is_kept, value = next_argument(), next_argument(), next_argument(), next_argument()
-    if does and redis.call('EXISTS', session(sid)) == 1 then
-      redis.call('HDEL', prefix .. 'm:' .. sid, key)
-      if is_kept == '1' then
-        redis.call('HSET', prefix .. 'm:' .. sid, key, value)
-      end
-    end
-  elseif kind == 'settle' then
-    local receipt = next_argument()
-    if does and redis.call('DEL', copies(receipt)) == 1 then
-      await(receipt, -1)
-    end
-  elseif kind == 'plain' then
-    local client, payload = next_argument(), next_argument()
-    if does then
-      to_plain(client, payload)
-    end
-  elseif kind == 'post' then
-    local place = at + 1 - base
-    local to, payload, receipt, sender = next_argument(), next_argument(), next_argument(), next_argument()
-    local kept, bytes = tonumber(next_argument()), tonumber(next_argument())
-    local first, last = next_argument(), next_argument()
-    if does then
-      local word = post(to, payload, receipt, sender, kept, bytes, place)
-      if sender ~= '' then
-        append(sender, first .. word .. last, '', true)
-      end
-      return words[word]
-    end
-  else
-    -- A copy was confirmed or lost: what follows from the first that is confirmed, or the last that is lost.
-    local sid, seq, receipt, is_confirmed = next_argument(), next_argument(), next_argument(), next_argument()
-    local follow = tonumber(next_argument())
-    local decides = false
-    if does and redis.call('SREM', copies(receipt), sid .. ' ' .. seq) == 1 then
-      decides = is_confirmed == '1' or redis.call('EXISTS', copies(receipt)) == 0
-      if decides then
-        redis.call('DEL', copies(receipt))
-        await(receipt, -1)
-      end
-    end
-    for _ = 1, follow do
-      effect(decides, true)
-    end
-  end
-  return 0
+local function effect(does, is_told)
+  return effects[next_argument()](does, is_told) or 0
 end
 
--- Carry out the effects in the other arguments; the number of each append, and the word of each letter.
+function effects.append(does, is_told)
+  local place = at + 1 - base
+  local sid, payload, receipt = next_argument(), next_argument(), next_argument()
+  return does and append(sid, payload, receipt, is_told, place)
+end
+
+function effects.mark(does)
+  local sid, key, is_kept, value = next_argument(), next_argument(), next_argument(), next_argument()
+  if does and redis.call('EXISTS', session(sid)) == 1 then
+    redis.call('HDEL', prefix .. 'm:' .. sid, key)
+    if is_kept == '1' then
+      redis.call('HSET', prefix .. 'm:' .. sid, key, value)
+    end
+  end
+end
+
+function effects.settle(does)
+  local receipt = next_argument()
+  if does and redis.call('DEL', copies(receipt)) == 1 then
+    await(receipt, -1)
+  end
+end
+
+function effects.plain(does)
+  local client, payload = next_argument(), next_argument()
+  if does then
+    to_plain(client, payload)
+  end
+end
+
+function effects.post(does)
+  local place = at + 1 - base
+  local to, payload, receipt, sender = next_argument(), next_argument(), next_argument(), next_argument()
+  local kept, bytes = tonumber(next_argument()), tonumber(next_argument())
+  local first, last = next_argument(), next_argument()
+  if does then
+    local word = post(to, payload, receipt, sender, kept, bytes, place)
+    if sender ~= '' then
+      append(sender, first .. word .. last, '', true)
+    end
+    return words[word]
+  end
+end
+
+-- A copy was confirmed or lost: what follows from the first that is confirmed, or the last that is lost.
+function effects.fate(does)
+  local sid, seq, receipt, is_confirmed = next_argument(), next_argument(), next_argument(), next_argument()
+  local follow = tonumber(next_argument())
+  local decides = false
+  if does and redis.call('SREM', copies(receipt), sid .. ' ' .. seq) == 1 then
+    decides = is_confirmed == '1' or redis.call('EXISTS', copies(receipt)) == 0
+    if decides then
+      redis.call('DEL', copies(receipt))
+      await(receipt, -1)
+    end
+  end
+  for _ = 1, follow do
+    effect(decides, true)
+  end
+end
+
+-- What a session is told whose effect is refused; a connection without one is told by the answer.
+local function refuse(place, refused)
+  if not plain_place(place) then
+    append(place, refused, '', true)
+  end
+end
+
+function effects.join(does)
+  local name, place, more, refused = next_argument(), next_argument(), next_argument(), next_argument()
+  local client, most, is_again = next_argument(), tonumber(next_argument()), next_argument() == '1'
+  if does then
+    local number = join(name, place, client, more, most, is_again)
+    if number ~= 1 then
+      refuse(place, refused)
+    end
+    return number
+  end
+end
+
+-- What a member does: its number, nothing where he is none.
+local function by_member(does, act)
+  local name, place, more, refused = next_argument(), next_argument(), next_argument(), next_argument()
+  if does then
+    local number = act(name, place, more)
+    if not number then
+      refuse(place, refused)
+    end
+    return number
+  end
+end
+
+function effects.leave(does)
+  return by_member(does, function(name, place, more)
+    return leave(name, place, more, true) and 1
+  end)
+end
+
+function effects.say(does)
+  return by_member(does, say)
+end
+
+function effects.missed(does)
+  local sid, count = next_argument(), tonumber(next_argument())
+  for _ = 1, count do
+    local name = next_argument()
+    if does then
+      own_up(name, sid)
+    end
+  end
+end
+
+-- Carry out the effects in the other arguments; the number of each, what was appended besides, and texts of that.
 local function carry_out()
   local numbers = {}
   while at <= #ARGV do
     numbers[#numbers + 1] = effect(true, false)
   end
-  return {numbers, told}
+  pass_on()
+  return {numbers, told, texts}
 end
 
 local function done()
@@ -373,9 +442,11 @@ _CLAIM = """
   local sid, is_named, name, attempt = next_argument(), next_argument(), next_argument(), tonumber(next_argument())
   local last, sent = tonumber(next_argument()), tonumber(next_argument())
   local key = session(sid)
-  local known = redis.call('HMGET', key, 'client_id', 'attempt', 'sent', 'confirmed', 'handled')
+  local known = redis.call('HMGET', key, 'client_id', 'attempt', 'sent', 'confirmed', 'handled', 'ending')
   if not known[1] then
     return {redis.call('GET', prefix .. 'x:' .. sid) or 'unknown'}
+  elseif known[6] then
+    return {known[6] ~= '' and known[6] or 'unknown'}
   elseif is_named == '1' and name ~= known[1] then
     return {'auth'}
   elseif attempt <= tonumber(known[2]) then
@@ -403,14 +474,20 @@ _ADOPT = """
   return head(sid)
 """
 
-# After the session and the fence: the highest number that the asker knows of (nothing: whatever there is), and why it
-# ends. Where there is more, that must be looked at first.
+# After the session and the fence: the highest number that the asker knows of (nothing: whatever there is), why it ends,
+# and how many are told in one go that it leaves its groups (nothing: all). Where there is more, that must be looked at
+# first; and from then on nobody gets it any more who would find it in some of its groups.
 _EXPIRE = """
   local key = session(sid)
-  local known, why = next_argument(), next_argument()
+  local known, why, work = next_argument(), next_argument(), tonumber(next_argument()) or math.huge
+  local left, are_more = leave_some(sid, work)
   local all = redis.call('HMGET', key, 'sent', 'node', 'client_id')
-  if known ~= '' and tonumber(all[1]) > tonumber(known) then
-    return {'behind'}
+  if are_more or known ~= '' and tonumber(all[1]) > tonumber(known) then
+    if left > 0 then
+      redis.call('HSET', key, 'ending', why)
+    end
+    pass_on()
+    return {'behind', told, texts}
   end
   redis.call('DEL', key, prefix .. 'm:' .. sid)
   redis.call('SREM', sids_of(all[2]), sid)
@@ -449,7 +526,7 @@ FLEET_ASKED = {
     }.items()
 }
 
-# ARGV: the prefix, the node, the script's own.
+# ARGV: the prefix, the node, the two bounds, the script's own.
 _READING = "local prefix, at = ARGV[1], 2\n" + _COMMON
 
 # ARGV: the session, the number after which.
@@ -474,6 +551,7 @@ return kept
 # lease had ended (then what is its own may be nobody's by now); the sessions that are nobody's, of which the window
 # has ended; whether there is more to do; in how many ms the next lease ends.
 _TEND = """
+is_answered = false
 local mode, lease, window, epoch = next_argument(), tonumber(next_argument()), next_argument(), next_argument()
 local slice = tonumber(next_argument())
 redis.call('SETNX', prefix .. 'epoch', epoch)
@@ -511,10 +589,14 @@ while left > 0 do
       redis.call('SREM', prefix .. 'p:' .. client, dead)
     end
   end
-  if redis.call('EXISTS', sids_of(dead), prefix .. 'q:' .. dead) == 0 then
+  if left > 0 then
+    left = sweep_places(dead, left)
+  end
+  if redis.call('EXISTS', sids_of(dead), prefix .. 'q:' .. dead, prefix .. 'y:' .. dead) == 0 then
     redis.call('ZREM', nodes, dead)
   end
 end
+pass_on()
 
 local due = redis.call('ZRANGEBYSCORE', deadlines, '-inf', now, 'LIMIT', 0, slice)
 local next_end = redis.call('ZRANGEBYSCORE', nodes, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
@@ -552,10 +634,15 @@ end
 return {}
 """
 
+_MEMBERS = """
+return redis.call('HLEN', prefix .. 'gc:' .. next_argument())
+"""
+
 #: What only reads, or may be done again.
 FLEET_READING = {
     "fleet replay": _READING + _REPLAY,
-    "fleet tend": _READING + _TEND,
+    "fleet tend": _READING + GROUPS + _TEND,
     "fleet keep": _READING + _KEEP,
     "fleet plain": _READING + _PLAIN,
+    "fleet members": _READING + _MEMBERS,
 }

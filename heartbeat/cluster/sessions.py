@@ -50,6 +50,8 @@ _AGAIN = 1.0
 _GAP = 0.02
 # So many sessions one call looks at: Redis does one call at a time.
 _SLICE = 500
+# So many members of groups are told in one call that somebody who ends has left.
+_TOLD = 5000
 # Seconds that names of connections without a session are gathered before they are told.
 _GATHER = 0.2
 
@@ -72,6 +74,8 @@ class FleetStore:
         self._prefix = prefix
         self._refresh = refresh
         self._window = 120.0
+        # What a session keeps of what is said in groups.
+        self._bounds = (1000, 1_048_576)
         self._watcher: Watcher | None = None
         self._lives = 0
         self._subscription: Subscription | None = None
@@ -83,10 +87,11 @@ class FleetStore:
         self._untold: dict[str, bool] = {}
         self._gathering: Any = None
 
-    def watch(self, watcher: Watcher, window: float) -> None:
+    def watch(self, watcher: Watcher, window: float, kept: int, kept_bytes: int) -> None:
         """SharedStore: tell this one what others do."""
         self._watcher = watcher
         self._window = window
+        self._bounds = (kept, kept_bytes)
 
     # Its life.
 
@@ -153,7 +158,7 @@ class FleetStore:
 
     def _call(self, mode: str = "stay") -> Deferred[Any]:
         lease, window = round(3000 * self._refresh), round(1000 * self._window)
-        return self._redis.read("fleet tend", self.node, mode, lease, window, new_epoch(), _SLICE)
+        return self._read("tend", mode, lease, window, new_epoch(), _SLICE)
 
     def _soon(self, delay: float) -> None:
         if self._is_open and self._timer is None and not self._is_tending:
@@ -175,6 +180,7 @@ class FleetStore:
         if has_ended or as_text(epoch) != self._epoch:
             self._epoch = as_text(epoch)
             self._tell_plain(self._plain)
+            self._told("forgotten")
             self._told("look_again", self._epoch)
         if due and self._watcher is not None and not self._is_ending:
             self._is_ending = True
@@ -223,6 +229,15 @@ class FleetStore:
         length, _, rest = word.partition(b":")
         self._told("offered", as_text(rest[: int(length)]), rest[int(length) :])
 
+    def _hear_in_group(self, word: bytes) -> None:
+        length, _, rest = word.partition(b":")
+        payload, heard = rest[: int(length)], rest[int(length) :].split()
+        for place, seq in zip(heard[::2], heard[1::2], strict=True):
+            if place.startswith(b"/"):
+                self._told("spoken", as_text(place[1:]), payload)
+            else:
+                self._told("passed_on", as_text(place), Kept(int(seq), payload, None))
+
     # As a store.
 
     def open(self, head: Head) -> Deferred[None]:
@@ -244,7 +259,7 @@ class FleetStore:
 
     def replay(self, sid: str, after: int) -> Deferred[tuple[Kept, ...]]:
         """Store: what is kept."""
-        return self._redis.read("fleet replay", self.node, as_bytes(sid), max(0, min(after, MOST))).addCallback(kept_of)
+        return self._read("replay", as_bytes(sid), max(0, min(after, MOST))).addCallback(kept_of)
 
     def detach(self, sid: str, fence: int, at: float) -> Deferred[None]:
         """Store: nobody is connected."""
@@ -256,7 +271,7 @@ class FleetStore:
 
     def expire(self, sid: str, fence: int, effects: Sequence[Effect]) -> Deferred[Numbers]:
         """Store: end a session."""
-        return self._carry_out("expire", (as_bytes(sid), fence, b"", b""), effects)
+        return self._carry_out("expire", (as_bytes(sid), fence, b"", b"", b""), effects)
 
     # As one that is shared.
 
@@ -290,12 +305,12 @@ class FleetStore:
     def keep(self, sessions: Sequence[tuple[str, int]]) -> Deferred[tuple[tuple[int, int], ...]]:
         """SharedStore: say that these sessions are ours."""
         said = [word for sid, fence in sessions for word in (as_bytes(sid), fence)]
-        asked = self._redis.read("fleet keep", self.node, *said)
+        asked = self._read("keep", *said)
         return asked.addCallback(lambda found: tuple((sent, handled) for sent, handled in found))
 
     def end(self, sid: str, fence: int, known: int, reason: str, effects: Sequence[Effect]) -> Deferred[Numbers | None]:
         """SharedStore: end a session of which so much is known."""
-        return self._carry_out("expire", (as_bytes(sid), fence, known, as_bytes(reason)), effects)
+        return self._carry_out("expire", (as_bytes(sid), fence, known, as_bytes(reason), _TOLD), effects)
 
     def note_plain(self, client_id: str, *, is_there: bool) -> None:
         """SharedStore: a client has connections without a session here, or none any more."""
@@ -317,12 +332,19 @@ class FleetStore:
         self._untold.clear()
         while some := list(islice(told, _SLICE)):
             words = [word for name, is_there in some for word in (as_bytes(name), int(is_there))]
-            self._redis.read("fleet plain", self.node, *words).addErrback(_not_any_more)
+            self._read("plain", *words).addErrback(_not_any_more)
+
+    def members(self, group: str) -> Deferred[int]:
+        """SharedStore: how many client ids are in a group."""
+        return self._read("members", as_bytes(group))
 
     # How it is asked.
 
+    def _read(self, name: str, *arguments: Argument) -> Deferred[Any]:
+        return self._redis.read(f"fleet {name}", self.node, *self._bounds, *arguments)
+
     def _ask(self, name: str, *arguments: Argument) -> Deferred[Any]:
-        return self._redis.ask(f"fleet {name}", self.node, *arguments).addErrback(_taken_over)
+        return self._redis.ask(f"fleet {name}", self.node, *self._bounds, *arguments).addErrback(_taken_over)
 
     def _carry_out(self, name: str, about: tuple[Argument, ...], effects: Sequence[Effect]) -> Deferred[Any]:
         """Ask for effects; whoever asked is answered before anybody is told what else they have done here."""
@@ -333,14 +355,14 @@ class FleetStore:
         answer: Deferred[Any] = Deferred()
 
         def answered(reply: list[Any]) -> None:
-            if reply == [b"behind"]:
-                answer.callback(None)
-                return
-            numbers, told = reply
-            answer.callback(numbers_of(numbers))
+            numbers, told, texts = reply
+            answer.callback(None if numbers == b"behind" else numbers_of(numbers))
             for sid, seq, payload, receipt in told:
-                said = arguments[payload] if isinstance(payload, int) else payload
-                (kept,) = kept_of([(seq, said, receipt)])  # type: ignore[list-item]  # a payload is bytes
+                said = payload
+                if isinstance(payload, int):
+                    # One of ours, or, counted from the end, one that was made there.
+                    said = arguments[payload] if payload >= 0 else texts[-payload - 1]
+                (kept,) = kept_of([(seq, said, receipt)])
                 self._told("appended", as_text(sid), kept)
 
         self._ask(name, *arguments).addCallbacks(answered, answer.errback)
@@ -352,6 +374,7 @@ _WORDS = {
     b"m": FleetStore._hear_of_move,
     b"f": FleetStore._hear_of_crowd,
     b"l": FleetStore._hear_letter,
+    b"g": FleetStore._hear_in_group,
 }
 
 

@@ -6,7 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
-from heartbeat.store import Append, Effect, Fate, Head, Kept, Mark, Numbers, Plain, Post, Settle
+from heartbeat.store import (
+    Append,
+    Effect,
+    Fate,
+    Head,
+    Join,
+    Kept,
+    Leave,
+    Mark,
+    Missed,
+    Numbers,
+    Plain,
+    Post,
+    Say,
+    Settle,
+)
 
 __all__ = ["MOST", "Argument", "arguments_of", "as_bytes", "as_text", "head_of", "kept_of", "nothing", "numbers_of"]
 
@@ -63,6 +78,20 @@ def _fate(effect: Fate) -> list[Argument]:
     return ["fate", *about, len(effect.follows), *arguments_of(effect.follows)]
 
 
+def _join(effect: Join) -> list[Argument]:
+    about = (as_bytes(effect.group), as_bytes(effect.place), effect.more, effect.refused)
+    return ["join", *about, as_bytes(effect.client), effect.most, int(effect.again)]
+
+
+def _in_group(effect: Leave | Say) -> list[Argument]:
+    kind = "leave" if isinstance(effect, Leave) else "say"
+    return [kind, as_bytes(effect.group), as_bytes(effect.place), effect.more, effect.refused]
+
+
+def _missed(effect: Missed) -> list[Argument]:
+    return ["missed", as_bytes(effect.sid), len(effect.groups), *map(as_bytes, effect.groups)]
+
+
 _ARGUMENTS: dict[type, Callable[[Any], list[Argument]]] = {
     Append: _append,
     Mark: _mark,
@@ -70,6 +99,10 @@ _ARGUMENTS: dict[type, Callable[[Any], list[Argument]]] = {
     Post: _post,
     Fate: _fate,
     Plain: lambda effect: ["plain", as_bytes(effect.to), effect.payload],
+    Join: _join,
+    Leave: _in_group,
+    Say: _in_group,
+    Missed: _missed,
 }
 
 

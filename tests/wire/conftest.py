@@ -5,10 +5,14 @@ import threading
 
 import peers
 import pytest
+import redis_server
 import txaio
+from fleet import Fleet
 from twisted.logger import LogLevel, globalLogPublisher
 
 from heartbeat.client import HeartbeatClient
+from heartbeat.cluster import redis as way
+from heartbeat.cluster import sessions, subscription
 from heartbeat.core.settings import Settings
 from heartbeat.factory import HeartbeatServerFactory
 from heartbeat.testing import World
@@ -48,6 +52,35 @@ def failures():
     globalLogPublisher.removeObserver(failures)
     assert failures == []
     assert [thread.name for thread in threading.enumerate() if thread.name == "heartbeat-watchdog"] == []
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory):
+    """A Redis that nothing befalls."""
+    with redis_server.RedisServer(tmp_path_factory.mktemp("redis")) as redis:
+        yield redis
+
+
+@pytest.fixture
+def gather(redis, tmp_path, monkeypatch):
+    """Have a fleet of so many servers; in the end all stop, and nothing of theirs is left."""
+    monkeypatch.setattr(subscription, "_AGAIN", 0.02)
+    monkeypatch.setattr(way, "_LAST", 0.05)
+    monkeypatch.setattr(sessions, "_AGAIN", 0.05)
+    turns = redis_server.Turns()
+    made = []
+
+    def gather(number=2, *, redis=redis, **options):
+        fleet = Fleet(redis, tmp_path, turns, **options)
+        made.append(fleet)
+        return fleet, *(fleet.node() for _ in range(number))
+
+    yield gather
+    for fleet in made:
+        fleet.close()
+    # Who was still connecting finds out in the next turn that he need not.
+    turns.reactor.iterate(0)
+    assert turns.reactor.getDelayedCalls() == []
 
 
 @pytest.fixture

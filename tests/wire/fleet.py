@@ -1,5 +1,6 @@
 """Servers of one fleet in one process, over one real Redis; and what tests look at there."""
 
+import json
 import random
 import socket
 import time
@@ -7,6 +8,7 @@ from collections import Counter
 from itertools import count
 from math import inf
 from types import SimpleNamespace
+from typing import ClassVar
 
 import hiredis
 from peers import Peer
@@ -14,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Factory
 
+from heartbeat.channel import Channel
 from heartbeat.chat import Chat, GroupChat
 from heartbeat.client import HeartbeatClient
 from heartbeat.cluster.sessions import FleetStore
@@ -147,7 +150,7 @@ class Node:
             Settings(**(QUICK | fleet.settings | settings)), store=self.store, reactor=self.machine
         )
         Chat(self.factory)
-        GroupChat(self.factory)
+        self.groups = GroupChat(self.factory).groups
         self.sessions = self.factory.heartbeat.sessions
         #: Sessions that have ended here, and why.
         self.ended = []
@@ -252,9 +255,9 @@ class Fleet:
         """One more server, that has started."""
         return Node(self, next(self._numbers), **settings).start()
 
-    def client(self, name, wants=None, **settings):
+    def client(self, name, wants=None, *, make=None, **settings):
         """One more client, whose session is open."""
-        client = Teller(self, name, wants, **settings)
+        client = (make or Teller)(self, name, wants, **settings)
         self.clients.append(client)
         client.startService()
         self.until(lambda: client.sid)
@@ -343,6 +346,7 @@ class Fleet:
         books = Books(self)
         books.look_at_sessions()
         books.look_at_names()
+        books.look_at_groups()
         for node in self.world.nodes:
             weight = 0
             for channel in node.sessions.channels.values():
@@ -526,3 +530,137 @@ class Books:
                 nodes.setdefault(known["node"], set()).add(sid)
         for kind, found in (("c:", clients), ("n:", nodes)):
             assert {name: self.members(kind + name) for name in self.named(kind)} == found
+
+    def hash(self, name):
+        """A hash: its members and their values."""
+        flat = [word.decode() for word in self.fleet.asks("HGETALL", self.fleet.prefix + name)]
+        return dict(zip(flat[::2], flat[1::2], strict=True))
+
+    def look_at_groups(self):
+        """Who is in each: every place once, its client counted once; and each place knows where it is."""
+        marked, plain = {}, set()
+        for name in self.named("g:"):
+            places = self.hash(f"g:{name}")
+            assert {client: int(n) for client, n in self.hash(f"gc:{name}").items()} == Counter(places.values())
+            assert set(self.hash(f"gm:{name}")) <= set(places)
+            for place, client in places.items():
+                if "/" in place:
+                    plain.add((place, name))
+                else:
+                    assert json.loads(client) == self.known(place)["client_id"]
+                    marked.setdefault(place, set()).add(name)
+        assert {name for kind in ("gc:", "gm:") for name in self.named(kind)} <= self.named("g:")
+        marks = {sid: {mark.removeprefix("group:") for mark in self.hash(f"m:{sid}")} for sid in self.named("m:")}
+        assert marks == marked
+        noted = {(node, *member.split(" ", 1)) for node in self.named("y:") for member in self.members(f"y:{node}")}
+        assert {(f"{node}/{number}", name) for node, number, name in noted} == plain
+        here = set()
+        for node in self.fleet.world.nodes:
+            for place, groups in node.groups.joined.items():
+                if isinstance(place, Channel):
+                    assert groups == marked[place.session.sid]
+                    assert {mark.removeprefix("group:") for mark in place.marks} == groups
+                else:
+                    here |= {(node.groups._name_of(place), name) for name in groups}
+            assert {sid for sid, channel in node.sessions.channels.items() if channel.marks} <= set(marked)
+            assert set(node.groups._ids) >= {one for one in node.groups.joined if not isinstance(one, Channel)}
+            assert {edge: number for number, edge in node.groups._edges.items()} == node.groups._ids
+        assert here == plain
+
+
+class Walk:
+    """What may happen to three servers and a few clients, by chance; every failure names its seed."""
+
+    WEIGHTS: ClassVar = {
+        "write": 30,
+        "burst": 8,
+        "wait": 14,
+        "move": 10,
+        "hop": 4,
+        "drop": 4,
+        "deaf": 4,
+        "cut off": 4,
+        "back": 6,
+        "die": 2,
+        "stop": 1,
+    }
+
+    def __init__(self, fleet, seed, servers=3, clients=4, make=None):
+        self.fleet = fleet
+        self.chance = fleet.world.chance = random.Random(seed)
+        self.servers = servers
+        for _ in range(servers):
+            fleet.node()
+        self.names = [f"client{number}" for number in range(clients)]
+        for name in self.names:
+            fleet.client(name, make=make)
+        self.cut = []
+
+    def steps(self, count):
+        for _ in range(count):
+            (what,) = self.chance.choices(list(self.WEIGHTS), list(self.WEIGHTS.values()))
+            getattr(self, what.replace(" ", "_"))(self.chance.choice(self.fleet.clients), self.a_node())
+            for _ in range(self.chance.choice((0, 0, 1, 5))):
+                self.fleet.step()
+
+    def a_node(self):
+        return self.chance.choice(self.fleet.world.nodes)
+
+    def write(self, client, node):
+        client.writes_to(self.chance.choice(self.names))
+
+    def burst(self, client, node):
+        to = self.chance.choice(self.names)
+        for _ in range(self.chance.choice((5, 20))):
+            client.writes_to(to)
+
+    def wait(self, client, node):
+        self.fleet.pass_by(self.chance.random())
+
+    def move(self, client, node):
+        client.moves_to(node)
+
+    def hop(self, client, node):
+        """From server to server, and back again, as fast as it goes."""
+        for _ in range(3):
+            client.moves_to(self.a_node())
+            self.fleet.pass_by(self.chance.random() * 0.3)
+
+    def drop(self, client, node):
+        node.drops_all()
+
+    def deaf(self, client, node):
+        node.is_deaf()
+
+    def cut_off(self, client, node):
+        if node not in self.cut and len(self.cut) < self.servers - 1:
+            self.cut.append(node)
+            node.is_cut_off()
+
+    def back(self, client, node):
+        if self.cut:
+            self.cut.pop(0).is_back()
+
+    def die(self, client, node):
+        self.end(node)
+        node.dies()
+        self.fleet.node()
+
+    def stop(self, client, node):
+        if node not in self.cut:
+            self.fleet.node()
+            node.stops()
+
+    def end(self, node):
+        if node in self.cut:
+            self.cut.remove(node)
+
+    def finish(self):
+        """Everything heals."""
+        while self.cut:
+            self.cut.pop().is_back()
+        self.fleet.settle()
+        for client in self.fleet.clients:
+            assert client.reasons == [], (client.name, client.reasons)
+            for number, state in client.letters.items():
+                assert state == "handled", (client.name, number, state)

@@ -578,6 +578,25 @@ def test_a_member_who_is_there_and_full_misses_and_is_told_when_he_has_room(serv
     assert events(bob)[4:] == [(3,), ("say", "alice", "again", 2)]
 
 
+def test_who_has_room_for_the_number_of_what_he_missed_and_for_no_more_is_told_it_once(serve_chat, person):
+    serve_chat(kept_limit=4, full_patience=1000.0)
+    alice, bob = person("alice"), person("bob")
+    alice.group("join")
+    bob.group("join")
+    for n in range(6):
+        alice.group("say", text=str(n))
+        alice.ack()
+    bob.peer.say({"type": "ack", "ack": 1})
+    alice.group("say", text="again")
+    alice.ack()
+    assert events(bob)[4:] == [(3,)]
+
+    bob.ack()
+    alice.group("say", text="and again")
+
+    assert events(bob)[5:] == [(1,), ("say", "alice", "and again", 2)]
+
+
 @pytest.mark.parametrize("how", ["1000", "the window"])
 def test_a_member_whose_session_ends_has_left_the_group(serve_chat, person, world, how):
     factory = serve_chat(window=5.0)
@@ -625,5 +644,5 @@ def test_when_the_last_member_has_gone_nothing_of_the_group_is_left(serve_chat, 
     alice.group("join")
     alice.peer.leave(1000)
 
-    assert (factory.groups._groups, factory.groups._joined) == ({}, {})
+    assert (factory.groups.groups.groups, factory.groups.groups.joined) == ({}, {})
     assert factory.presence.count(Standing.DETACHED) == 0

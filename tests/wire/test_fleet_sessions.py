@@ -4,21 +4,18 @@ Several servers in one process over one real Redis; the clients are the real one
 """
 
 import json
-import random
 import struct
 import time
-from typing import ClassVar
 
 import pytest
 import redis_server
-from fleet import Books, Fleet, Node, Teller
+from fleet import Books, Node, Teller, Walk
 from peers import frame
 from twisted.internet.defer import Deferred
 from twisted.logger import formatEvent
 
 from heartbeat import roaming
-from heartbeat.cluster import redis as way
-from heartbeat.cluster import sessions, subscription
+from heartbeat.cluster import sessions
 from heartbeat.core.errors import StoreError
 from heartbeat.core.session import Resume
 from heartbeat.store import Append, Head, TakenOver
@@ -27,35 +24,6 @@ pytestmark = redis_server.needs_redis
 
 # Seconds between calls in these tests, where they wait for leases to end.
 QUICK = 0.1
-
-
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory):
-    """A Redis that nothing befalls."""
-    with redis_server.RedisServer(tmp_path_factory.mktemp("redis")) as redis:
-        yield redis
-
-
-@pytest.fixture
-def gather(redis, tmp_path, monkeypatch):
-    """Have a fleet of so many servers; in the end all stop, and nothing of theirs is left."""
-    monkeypatch.setattr(subscription, "_AGAIN", 0.02)
-    monkeypatch.setattr(way, "_LAST", 0.05)
-    monkeypatch.setattr(sessions, "_AGAIN", 0.05)
-    turns = redis_server.Turns()
-    made = []
-
-    def gather(number=2, *, redis=redis, **options):
-        fleet = Fleet(redis, tmp_path, turns, **options)
-        made.append(fleet)
-        return fleet, *(fleet.node() for _ in range(number))
-
-    yield gather
-    for fleet in made:
-        fleet.close()
-    # Who was still connecting finds out in the next turn that he need not.
-    turns.reactor.iterate(0)
-    assert turns.reactor.getDelayedCalls() == []
 
 
 # Coming back elsewhere.
@@ -793,125 +761,7 @@ def test_whoever_comes_while_redis_is_away_is_told_to_come_back(gather):
     fleet.until(lambda: not Books(fleet).sids and not one.sessions.channels)
 
 
-# Groups are each server's own.
-
-
-def test_a_member_of_a_group_who_moves_leaves_it_there_and_is_in_it_where_he_comes(gather):
-    fleet, one, other = gather()
-    alice, bob, carol = fleet.client("alice", one), fleet.client("bob", one), fleet.client("carol", other)
-    for client in (alice, bob, carol):
-        client.send({"type": "ongroupchat", "group": "room", "action": "join"})
-    fleet.until(lambda: bob.others and carol.others)
-    fleet.settle()
-    alice.moves_to(other)
-    fleet.until(lambda: alice.node is other)
-    fleet.until(lambda: bob.others[-1]["action"] == "leave")
-
-    alice.send({"type": "ongroupchat", "group": "room", "action": "say", "text": "here"})
-    fleet.until(lambda: carol.others[-1].get("text") == "here")
-    assert carol.others[-1]["members"] == 2
-    fleet.settle()
-
-
 # By chance.
-
-
-class Walk:
-    """What may happen to three servers and a few clients, by chance; every failure names its seed."""
-
-    WEIGHTS: ClassVar = {
-        "write": 30,
-        "burst": 8,
-        "wait": 14,
-        "move": 10,
-        "hop": 4,
-        "drop": 4,
-        "deaf": 4,
-        "cut off": 4,
-        "back": 6,
-        "die": 2,
-        "stop": 1,
-    }
-
-    def __init__(self, fleet, seed, servers=3, clients=4):
-        self.fleet = fleet
-        self.chance = fleet.world.chance = random.Random(seed)
-        self.servers = servers
-        for _ in range(servers):
-            fleet.node()
-        self.names = [f"client{number}" for number in range(clients)]
-        for name in self.names:
-            fleet.client(name)
-        self.cut = []
-
-    def steps(self, count):
-        for _ in range(count):
-            (what,) = self.chance.choices(list(self.WEIGHTS), list(self.WEIGHTS.values()))
-            getattr(self, what.replace(" ", "_"))(self.chance.choice(self.fleet.clients), self.a_node())
-            for _ in range(self.chance.choice((0, 0, 1, 5))):
-                self.fleet.step()
-
-    def a_node(self):
-        return self.chance.choice(self.fleet.world.nodes)
-
-    def write(self, client, node):
-        client.writes_to(self.chance.choice(self.names))
-
-    def burst(self, client, node):
-        to = self.chance.choice(self.names)
-        for _ in range(self.chance.choice((5, 20))):
-            client.writes_to(to)
-
-    def wait(self, client, node):
-        self.fleet.pass_by(self.chance.random())
-
-    def move(self, client, node):
-        client.moves_to(node)
-
-    def hop(self, client, node):
-        """From server to server, and back again, as fast as it goes."""
-        for _ in range(3):
-            client.moves_to(self.a_node())
-            self.fleet.pass_by(self.chance.random() * 0.3)
-
-    def drop(self, client, node):
-        node.drops_all()
-
-    def deaf(self, client, node):
-        node.is_deaf()
-
-    def cut_off(self, client, node):
-        if node not in self.cut and len(self.cut) < self.servers - 1:
-            self.cut.append(node)
-            node.is_cut_off()
-
-    def back(self, client, node):
-        if self.cut:
-            self.cut.pop(0).is_back()
-
-    def die(self, client, node):
-        self.end(node)
-        node.dies()
-        self.fleet.node()
-
-    def stop(self, client, node):
-        if node not in self.cut:
-            self.fleet.node()
-            node.stops()
-
-    def end(self, node):
-        if node in self.cut:
-            self.cut.remove(node)
-
-    def finish(self):
-        """Everything heals."""
-        while self.cut:
-            self.cut.pop().is_back()
-        self.fleet.settle()
-        for client in self.fleet.clients:
-            assert client.reasons == [], (client.name, client.reasons)
-            for number, state in client.letters.items():
-                assert state == "handled", (client.name, number, state)
 
 
 @pytest.mark.parametrize("seed", [*range(2), *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 40))])
