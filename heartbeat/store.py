@@ -361,7 +361,7 @@ class SharedStore(Store, Protocol):
         ...
 
     def end(self, sid: str, fence: int, known: int, reason: str, effects: Sequence[Effect]) -> Deferred[Numbers | None]:
-        """As `expire`, with the `reason`. None where it is to be asked again: there is more than is `known`, or left to do.
+        """As `expire`, with the `reason`. None where there is more than is `known`, or left to do: ask again.
 
         Then it may have left some of its groups, and is nobody else's any more.
         """

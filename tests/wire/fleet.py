@@ -558,7 +558,7 @@ class Books:
         for node in self.fleet.world.nodes:
             for place, groups in node.groups.joined.items():
                 if isinstance(place, Channel):
-                    assert groups == marked[place.session.sid]
+                    assert groups == marked.get(place.session.sid)
                     assert {mark.removeprefix("group:") for mark in place.marks} == groups
                 else:
                     here |= {(node.groups._name_of(place), name) for name in groups}
