@@ -184,8 +184,8 @@ BEATS = Settings(interval=0.5)
 )
 def large(lab: Lab) -> Seen:
     """A client sends it to itself, through the server, which first has to have all of it."""
-    room = {"kept_bytes": 2 * LARGE, "sessions_bytes": 64 * LARGE}
-    server = serve(lab, BEATS, "--max-message", 2 * LARGE, settings=room)
+    room = ("--max-message", 2 * LARGE, "--sessions-bytes", 64 * LARGE)
+    server = serve(lab, BEATS, *room, settings={"kept_bytes": 2 * LARGE})
     narrow = lab.program([sys.executable, "-P", HERE / "narrow.py", urlsplit(server.url()).port, RATE])
     said = narrow.first("line", timeout=START, where=lambda event: "listening on " in event.detail["text"]).detail[
         "text"
