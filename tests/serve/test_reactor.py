@@ -696,20 +696,30 @@ def test_nobody_waits_because_others_are_ready_all_the_time(reactor, make_ready,
 # Who is read last.
 
 
-class Hasty(Ready):
-    """One that keeps the reactor for a while when it is read, and notes who was."""
+class Hands:
+    """A clock that moves a little whenever it is looked at."""
 
-    def __init__(self, reactor, name, order, seconds=0.0, number=None):
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        self.now += 1e-6
+        return self.now
+
+
+class Hasty(Ready):
+    """One that keeps the reactor for a while when it is read, by that clock, and notes who was."""
+
+    def __init__(self, reactor, name, order, hands, seconds=0.0, number=None):
         super().__init__(reactor, self._note, number)
         self.name = name
         self._order = order
+        self._hands = hands
         self._seconds = seconds
 
     def _note(self):
         self._order.append(self.name)
-        until = time.monotonic() + self._seconds
-        while time.monotonic() < until:
-            pass
+        self._hands.now += self._seconds
 
 
 @pytest.fixture
@@ -719,12 +729,20 @@ def order():
 
 
 @pytest.fixture
-def make_hasty(reactor, order):
+def hands(monkeypatch):
+    """What our reactor takes for the time that reading takes."""
+    hands = Hands()
+    monkeypatch.setattr("heartbeat.reactor.time", hands)
+    return hands
+
+
+@pytest.fixture
+def make_hasty(reactor, order, hands):
     """Descriptors of our reactor that are always ready, and note when they are read; closed in the end."""
     made = []
 
     def make_hasty(name, seconds=0.0, *, last=False):
-        made.append(Hasty(reactor, name, order, seconds))
+        made.append(Hasty(reactor, name, order, hands, seconds))
         if last:
             reactor.read_last(made[-1])
         return made[-1]
@@ -772,7 +790,7 @@ def test_alone_they_are_read_for_a_millisecond_a_turn(reactor, make_hasty, order
 
     reactor.doPoll(0)
 
-    assert 8 <= len(order) < 100
+    assert len(order) == pytest.approx(10, abs=1)
 
 
 def test_they_have_a_fourth_of_the_time_that_the_others_took(reactor, make_hasty, order):
@@ -785,7 +803,8 @@ def test_they_have_a_fourth_of_the_time_that_the_others_took(reactor, make_hasty
 
     strangers = len(order) - 1
     assert order[0] == "known"
-    assert 0.005 < strangers * 0.0002 < 0.02
+    # Of 0.2 ms each, in 10 ms.
+    assert strangers == pytest.approx(50, abs=1)
 
 
 def test_the_known_do_not_wait_for_whoever_is_slow_to_be_read(reactor, make_hasty, order):
@@ -858,13 +877,13 @@ def test_a_pause_changes_nothing_of_it(reactor, make_hasty, order, last):
     assert {stranger.name, "paused"} <= set(order)
 
 
-def test_a_number_that_is_used_again_is_another_ones(reactor, make_hasty, order):
+def test_a_number_that_is_used_again_is_another_ones(reactor, make_hasty, order, hands):
     """Nothing of a stranger's is left to whoever gets his descriptor's number, known or not."""
     gone = make_hasty("gone", last=True)
     make_hasty("stranger", last=True)
     number = gone.fileno()
     gone.close()
-    next_one = Hasty(reactor, "next", order, number=_eventfd_at(number))
+    next_one = Hasty(reactor, "next", order, hands, number=_eventfd_at(number))
 
     reactor.doPoll(0)
 
@@ -873,13 +892,13 @@ def test_a_number_that_is_used_again_is_another_ones(reactor, make_hasty, order)
     next_one.close()
 
 
-def test_one_that_was_closed_unseen_is_forgotten_when_it_is_left(reactor, make_hasty, order):
+def test_one_that_was_closed_unseen_is_forgotten_when_it_is_left(reactor, make_hasty, order, hands):
     """Its number may be another's by then, who is not."""
     closed = make_hasty("closed", last=True)
     number = closed.fileno()
     os.close(number)
     closed._number = -1
-    another = Hasty(reactor, "another", order, number=_eventfd_at(number))
+    another = Hasty(reactor, "another", order, hands, number=_eventfd_at(number))
     reactor.read_last(another)
 
     reactor.removeReader(closed)
