@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--kills", type=int, default=20, metavar="N", help="kill a server so often (20)")
     add("--away", type=float, default=30.0, metavar="S", help="Redis, or a server, is away for so many seconds (30)")
     add("--chats", type=float, default=0.04, metavar="R", help="messages a second of each client to another (0.04)")
+    add("--says", type=float, default=0.005, metavar="R", help="messages a second of each client to its group (0.005)")
     add("--interval", type=float, default=6.0, metavar="S", help="the clients' interval (6)")
     add("--seed", type=int, default=None, metavar="N", help="draw the same lots again")
     return parser

@@ -65,6 +65,7 @@ class Plan:
     kills: int
     away: float
     chats: float
+    says: float
     interval: float
     seed: int
 
@@ -205,8 +206,8 @@ class Fleet(Cast):
                 "seed": self.plan.seed,
                 "settings": {"interval": self.plan.interval},
                 "chats": self.plan.chats,
-                # Of groups and of visitors another run tells.
-                "says": 0.0,
+                "says": self.plan.says,
+                # Of visitors the soak tells.
                 "visit_every": None,
                 "every": 10.0,
                 "spread": total / 150,
@@ -309,12 +310,17 @@ class Fleet(Cast):
         def is_settled() -> bool:
             if any(one["at"] < since + 2 for one in self.progress.values()):
                 return False
-            return self.total("open") == self.plan.clients and not self.total("outstanding")
+            there = self.total("open") == self.plan.clients
+            return there and not self.total("outstanding") and not self.unheard()
 
         with suppress(Failed):
             # If it does not come to that, the checks say what is missing.
             self.until(is_settled, _SETTLE, "not settled")
         self.say(f"  settled in {time.monotonic() - since:.1f} s")
+
+    def unheard(self) -> int:
+        """What was said in groups, and neither heard by a member nor told to him as missed: not yet, or never."""
+        return self.total("to_hear") - self.total("heard") + self.total("unheard") - self.total("missed")
 
     def leave(self) -> None:
         """Have all clients say what they sent and received, and judge it; then have the servers end."""
@@ -346,6 +352,12 @@ class Fleet(Cast):
             sent.total() > 0 and not lost,
             f"messages: {sent.total()} sent, {self.total('handled')} accepted,"
             f" {received.total()} received, {lost} lost",
+        )
+        said, missed = self.total("said"), self.total("missed")
+        self.check(
+            said > 0 and not self.unheard(),
+            f"said in groups: {said}, to be heard {self.total('to_hear')} times, told as missed {missed},"
+            f" neither heard nor told {self.unheard()}",
         )
         self.check(not self.total("doubled"), f"handled twice, or told of twice: {self.total('doubled')}")
         others = {status: count for status, count in finals.items() if status != "delivered"}
