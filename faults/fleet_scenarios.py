@@ -46,9 +46,11 @@ def _kills(fleet: Fleet) -> None:
     """One server at a time, at random moments; it starts again while its clients are elsewhere."""
     chance, killed, counted = fleet.chance, [], []
     limit = fleet.timing.pinging_bound + 1.5 * 1.0
+    fresh = None
     for number in range(fleet.plan.kills):
         fleet.pass_time(time.monotonic() + chance.uniform(1.0, 8.0))
-        node = chance.choice(fleet.nodes)
+        # One that has just started has nobody to lose.
+        node = chance.choice([one for one in fleet.nodes if one is not fresh])
         before = len(fleet.backs)
         at = fleet.kill(node)
         killed.append(at)
@@ -63,6 +65,7 @@ def _kills(fleet: Fleet) -> None:
         )
         fleet.start_node(node)
         fleet.await_node(node)
+        fresh = node
     late = [after for _, after in fleet.backs if after > limit]
     fleet.check(
         fleet.backs and not late,
