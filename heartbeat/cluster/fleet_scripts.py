@@ -32,6 +32,7 @@ connections without a session), and what is said in groups.
 from __future__ import annotations
 
 from heartbeat.cluster.group_scripts import GROUPS
+from heartbeat.cluster.scripts import APPEND, DETACH, HANDLE, OWNED, TAIL
 
 __all__ = ["FLEET_ASKED", "FLEET_READING"]
 
@@ -369,15 +370,6 @@ local function done()
 """
 )
 
-_TAIL = """
-end
-
-local answer = done()
-redis.call('HSET', answers, number, cmsgpack.pack(answer))
-redis.call('EXPIRE', answers, 86400)
-return answer
-"""
-
 _OPEN = """
   local sid = next_argument()
   local key = session(sid)
@@ -394,15 +386,6 @@ _OPEN = """
   return {}
 """
 
-_APPEND = """
-  return carry_out()
-"""
-
-_HANDLE = """
-  redis.call('HSET', session(sid), 'handled', next_argument())
-  return carry_out()
-"""
-
 _CONFIRM = """
   local key = session(sid)
   local upto = math.min(tonumber(next_argument()), tonumber(redis.call('HGET', key, 'sent')))
@@ -414,11 +397,6 @@ _CONFIRM = """
     redis.call('HSET', key, 'confirmed', upto)
   end
   return answer
-"""
-
-_DETACH = """
-  redis.call('HSET', session(sid), 'detached_at', next_argument())
-  return {}
 """
 
 # The session, the attempt, and the fence that it must have (nothing: any).
@@ -502,27 +480,19 @@ _EXPIRE = """
   return answer
 """
 
-# What only the owner of a session may do to it.
-_OWNED = """
-  local sid, wrong = owned()
-  if wrong then
-    return wrong
-  end
-"""
-
 #: What changes something, by its name.
 FLEET_ASKED = {
-    name: _HEAD + body + _TAIL
+    name: _HEAD + body + TAIL
     for name, body in {
         "fleet open": _OPEN,
-        "fleet append": _APPEND,
-        "fleet handle": _OWNED + _HANDLE,
-        "fleet confirm": _OWNED + _CONFIRM,
-        "fleet detach": _OWNED + _DETACH,
+        "fleet append": APPEND,
+        "fleet handle": OWNED + HANDLE,
+        "fleet confirm": OWNED + _CONFIRM,
+        "fleet detach": OWNED + DETACH,
         "fleet take_over": _TAKE_OVER,
         "fleet claim": _CLAIM,
         "fleet adopt": _ADOPT,
-        "fleet expire": _OWNED + _EXPIRE,
+        "fleet expire": OWNED + _EXPIRE,
     }.items()
 }
 

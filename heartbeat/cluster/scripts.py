@@ -30,7 +30,7 @@ Those of a fleet that counts its clients, behind a prefix of their own:
 
 from __future__ import annotations
 
-__all__ = ["ASKED", "READING"]
+__all__ = ["APPEND", "ASKED", "DETACH", "HANDLE", "OWNED", "READING", "TAIL"]
 
 # ARGV: the prefix, the asker, the number, how many answers are done with, their numbers, then the script's own.
 _HEAD = """
@@ -131,7 +131,7 @@ end
 local function done()
 """
 
-_TAIL = """
+TAIL = """
 end
 
 local answer = done()
@@ -153,11 +153,11 @@ _OPEN = """
   return {}
 """
 
-_APPEND = """
+APPEND = """
   return carry_out()
 """
 
-_HANDLE = """
+HANDLE = """
   redis.call('HSET', session(sid), 'handled', next_argument())
   return carry_out()
 """
@@ -172,7 +172,7 @@ _CONFIRM = """
   return carry_out()
 """
 
-_DETACH = """
+DETACH = """
   redis.call('HSET', session(sid), 'detached_at', next_argument())
   return {}
 """
@@ -196,7 +196,7 @@ _EXPIRE = """
 """
 
 # What only the owner of a session may do to it.
-_OWNED = """
+OWNED = """
   local sid, wrong = owned()
   if wrong then
     return wrong
@@ -205,15 +205,15 @@ _OWNED = """
 
 #: What changes something, by its name.
 ASKED = {
-    name: _HEAD + body + _TAIL
+    name: _HEAD + body + TAIL
     for name, body in {
         "open": _OPEN,
-        "append": _APPEND,
-        "handle": _OWNED + _HANDLE,
-        "confirm": _OWNED + _CONFIRM,
-        "detach": _OWNED + _DETACH,
+        "append": APPEND,
+        "handle": OWNED + HANDLE,
+        "confirm": OWNED + _CONFIRM,
+        "detach": OWNED + DETACH,
         "take_over": _TAKE_OVER,
-        "expire": _OWNED + _EXPIRE,
+        "expire": OWNED + _EXPIRE,
     }.items()
 }
 
