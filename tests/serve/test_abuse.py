@@ -587,9 +587,7 @@ def test_a_compressed_bomb_is_too_big_and_takes_no_memory():
 async def test_who_asks_and_never_reads_is_closed_4008_and_takes_no_more_than_the_bound(fast_path, listen):
     """The answers wait up to the bound and one chunk's worth; then he is not read from, and then he is gone."""
     limit = 1_048_576
-    async with serving(
-        listen, fast_path=fast_path, outgoing_limit=limit, timeout_max=3.0, close_timeout=5.0
-    ) as server:
+    async with serving(listen, fast_path=fast_path, outgoing_limit=limit, timeout_max=3.0, close_timeout=5.0) as server:
         before = resident(os.getpid())
         most = []
 
