@@ -128,24 +128,32 @@ class HeartbeatService(MultiService):
                 described, on = without_manager(described), Adopting(reactor, sockets[at])
             where = {"factory": self.factory, "listening": self._listening, "reactor": on, "tls": certificate}
             self._listeners.append(_listener("listen", description, described, **where))
-        if admin is not None:
-            site = self._admin_site(admin, admin_token, reactor)
-            where = {"factory": site, "listening": self._watched, "reactor": reactor, "tls": certificate}
-            self._watching.append(_listener("admin", admin, admin, **where))
-        elif admin_token is not None:
-            raise SettingError("admin_token", os.fspath(admin_token), "left out where nothing is said of admin")
+        self._be_watched(admin, admin_token, reactor)
         for one in (*self._listeners, *self._watching):
             self.addService(one)  # type: ignore[no-untyped-call]  # Twisted's
 
-    def _admin_site(self, description: str, token: str | os.PathLike[str] | None, reactor: Any) -> Any:
+    def _be_watched(self, description: str | None, token: str | os.PathLike[str] | None, reactor: Any) -> None:
+        """Have this server watched where that is wanted, and by the others of its fleet in any case."""
+        if description is None and token is not None:
+            raise SettingError("admin_token", os.fspath(token), "left out where nothing is said of admin")
+        in_fleet = self.factory.heartbeat.fleet is not None
+        if description is None and not in_fleet:
+            return
         from heartbeat import admin  # noqa: PLC0415  # only whoever asks for it needs it
 
+        view = admin.View(self.factory)
+        deeds = admin.Deeds(view, self.drain)
+        fleet = admin.FleetView(view, deeds) if in_fleet else None
+        if description is None:
+            return
         shown = None if token is None else admin.read_token(token)
         near = admin.is_near(description)
         if shown is None and not near:
             bound = f"a listener for this machine alone, such as {DEFAULT_ADMIN}, where there is no admin_token"
             raise SettingError("admin", description, bound)
-        return admin.make_site(self.factory, admin.Guard(shown, near=near), self.drain, reactor)
+        site = admin.make_site(view, deeds, fleet, admin.Guard(shown, near=near), reactor)
+        where = {"factory": site, "listening": self._watched, "reactor": reactor, "tls": self.certificate}
+        self._watching.append(_listener("admin", description, description, **where))
 
     def startService(self) -> None:
         """Listen, and say so; whoever comes before the store was read waits for that."""

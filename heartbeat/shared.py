@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from heartbeat.admission import Admission
 from heartbeat.arrivals import Arrivals
 from heartbeat.channel import Channel
+from heartbeat.cluster.gather import Gathered
 from heartbeat.core.errors import Unconfirmed
 from heartbeat.core.presence import Presence, Standing
 from heartbeat.core.settings import Settings
@@ -43,10 +44,14 @@ class Fleet(Protocol):
     """Servers that count their clients together.
 
     `counts` are three numbers: distinct client ids that are active, distinct client ids that are known, connections.
-    They are as they were last heard while it is not up. `nodes` is how many servers there are.
+    They are as they were last heard while it is not up. `nodes` is how many servers there are, `node` the name of this
+    one. What the servers ask each other is a word, and a dict of what belongs to it; `answering` is called with what
+    this one is asked.
     """
 
+    node: str
     nodes: int
+    answering: Callable[[str, dict[str, Any]], Any]
 
     @property
     def is_up(self) -> bool:
@@ -56,6 +61,14 @@ class Fleet(Protocol):
     @property
     def counts(self) -> tuple[int, int, int]:
         """How many there are on all servers."""
+        ...
+
+    def ask(self, word: str, about: dict[str, Any]) -> Deferred[Gathered]:
+        """Ask all servers, this one too; fires in a few seconds at most."""
+        ...
+
+    def ask_one(self, node: str, word: str, about: dict[str, Any]) -> Deferred[Gathered]:
+        """Ask this server."""
         ...
 
     def start(self, presence: Presence) -> None:

@@ -3,7 +3,10 @@
 Reads what the server counts anyway, when somebody asks. Nothing here is on the way of a heartbeat.
 """
 
+from heartbeat.admin.deeds import Deeds
+from heartbeat.admin.fleet import FleetView
 from heartbeat.admin.guard import Guard, is_near, read_token
 from heartbeat.admin.site import make_site
+from heartbeat.admin.view import View
 
-__all__ = ["Guard", "is_near", "make_site", "read_token"]
+__all__ = ["Deeds", "FleetView", "Guard", "View", "is_near", "make_site", "read_token"]

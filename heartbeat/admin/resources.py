@@ -8,32 +8,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any
 
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from heartbeat._version import __version__
+from heartbeat.admin.deeds import Deeds
+from heartbeat.admin.fleet import FleetView
 from heartbeat.admin.guard import Guard
 from heartbeat.admin.metrics import MISSING, Metrics, is_installed
-from heartbeat.admin.view import MOST, Lines, View, word_of
-from heartbeat.core.errors import CloseCode
-from heartbeat.core.presence import Standing
-from heartbeat.refusals import readable
+from heartbeat.admin.view import MOST, STANDINGS, Lines, View
 from heartbeat.web.answers import TEXT, Fixed, Readable, Refusal, answer, nothing
 
-__all__ = ["KICKED", "make_root"]
-
-#: What a client that is kicked is told. 1008 is final: whoever comes back at once was not kicked.
-KICKED = "ended by an operator"
+__all__ = ["make_root"]
 
 _JSON = {"content-type": "application/json"}
-_STANDINGS = {word_of(standing): standing for standing in Standing}
 _PAGE = 100
 
 _log = Logger()
@@ -51,9 +46,8 @@ _KINDS = {
 }
 
 
-def make_root(server: Any, guard: Guard, drain: Callable[[], object]) -> Resource:
-    """All of it: of the server with this factory."""
-    view = View(server)
+def make_root(view: View, deeds: Deeds, fleet: FleetView | None, guard: Guard) -> Resource:
+    """All of it: of a server, and of the fleet of which it is."""
     # For Twisted's own annotations its resources are none.
     root: Any = _Root()  # type: ignore[no-untyped-call]  # Twisted's
     for name, part in _parts().items():
@@ -61,11 +55,34 @@ def make_root(server: Any, guard: Guard, drain: Callable[[], object]) -> Resourc
     root.putChild(b"healthz", _Health())  # type: ignore[no-untyped-call]  # Twisted's
     root.putChild(b"readyz", _Ready(view))
     root.putChild(b"metrics", _Metrics(view, guard))
-    root.putChild(b"totals", _Totals(view, guard))
-    root.putChild(b"clients", _Clients(view, guard))
-    root.putChild(b"deaths", _Deaths(view, guard))
-    root.putChild(b"drain", _Drain(guard, drain))
+    root.putChild(b"totals", _Seen(guard, lambda: view.lines().addCallback(view.totals)))
+    root.putChild(b"clients", _Clients(guard, view.clients, deeds.kick))
+    root.putChild(b"deaths", _Seen(guard, view.deaths))
+    root.putChild(b"drain", _Deed(guard, 202, lambda: _drained(deeds.drain())))
+    if fleet is not None:
+        all_: Any = _Root()  # type: ignore[no-untyped-call]  # Twisted's
+        all_.putChild(b"totals", _Seen(guard, fleet.totals))
+        all_.putChild(b"clients", _Clients(guard, fleet.clients, fleet.kick))
+        all_.putChild(b"deaths", _Seen(guard, fleet.deaths))
+        all_.putChild(b"servers", _Servers(guard, fleet))
+        root.putChild(b"fleet", all_)
     return root  # type: ignore[no-any-return]  # a resource
+
+
+class _NobodyError(Exception):
+    """There is none to whom it could be done."""
+
+
+def _kicked(client_id: str, closed: int) -> dict[str, Any]:
+    if not closed:
+        raise _NobodyError("no such client is connected")
+    return {"client_id": client_id, "closed": closed}
+
+
+def _drained(is_done: bool) -> dict[str, Any]:
+    if not is_done:
+        raise _NobodyError("no such server answers")
+    return {"draining": True}
 
 
 @cache
@@ -82,9 +99,15 @@ def _parts() -> dict[str, Fixed]:
 
 
 class _Root(Resource):
+    """What others are below: there is nothing itself, and nothing else."""
+
     def getChild(self, path: bytes, request: Any) -> Resource:
         """Twisted's: an address at which there is nothing."""
         return nothing()
+
+    def render(self, request: Any) -> Any:
+        """Twisted's: answer this request."""
+        return nothing().render(request)
 
 
 class _Health(Readable):
@@ -109,11 +132,10 @@ class _Ready(Readable):
 
 
 class _Watched(Readable):
-    """What is to be seen of the server by whoever may watch."""
+    """What is to be seen by whoever may watch."""
 
-    def __init__(self, view: View, guard: Guard) -> None:
+    def __init__(self, guard: Guard) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
-        self._view = view
         self._guard = guard
 
     def read(self, request: Any) -> Any:
@@ -125,29 +147,13 @@ class _Watched(Readable):
         """Answer somebody who may watch."""
         raise NotImplementedError
 
-    def _with_lines(self, request: Any, show: Callable[[Lines], object]) -> Any:
-        """Look at every connection first, unless he who asked has gone meanwhile."""
-        gone: list[Failure] = []
-        request.notifyFinish().addErrback(gone.append)
-
-        def found(lines: Lines) -> None:
-            if not gone:
-                show(lines)
-
-        def failed(failure: Failure) -> None:
-            _log.failure("what there is could not be shown; this is a bug", failure)
-            if not gone and not request.startedWriting:
-                Refusal(500, "this could not be shown").render(request)
-
-        self._view.lines().addCallback(found).addErrback(failed)
-        return NOT_DONE_YET
-
 
 class _Metrics(_Watched):
     """For Prometheus."""
 
     def __init__(self, view: View, guard: Guard) -> None:
-        super().__init__(view, guard)
+        super().__init__(guard)
+        self._view = view
         self._metrics = Metrics(view) if is_installed() else None
 
     def show(self, request: Any) -> Any:
@@ -161,33 +167,36 @@ class _Metrics(_Watched):
             text, kind = metrics.text(accept.decode("latin-1"), lines)
             answer(request, text, {"content-type": kind, "vary": "accept"})
 
-        return self._with_lines(request, show)
+        return _when(request, self._view.lines(), show)
 
 
-class _Totals(_Watched):
-    """The numbers for the page."""
+class _Seen(_Watched):
+    """What `see` tells, or its Deferred."""
 
-    def show(self, request: Any) -> Any:
-        """Answer somebody who may watch."""
-        return self._with_lines(request, lambda lines: _say(request, self._view.totals(lines)))
-
-
-class _Deaths(_Watched):
-    """Why the last links died."""
+    def __init__(self, guard: Guard, see: Callable[[], Any]) -> None:
+        super().__init__(guard)
+        self._see = see
 
     def show(self, request: Any) -> Any:
         """Answer somebody who may watch."""
-        return _say(request, self._view.deaths())
+        return _when(request, maybeDeferred(self._see), lambda seen: _say(request, seen))
 
 
 class _Clients(_Watched):
-    """A page of clients; below it each of them, by his id."""
+    """A page of clients, as `page(after, limit, standing)` tells; below it each of them, by his id, to `kick` him."""
+
+    def __init__(self, guard: Guard, page: Callable[[str, int, str], Any], kick: Callable[[str], Any]) -> None:
+        super().__init__(guard)
+        self._page = page
+        self._kick = kick
 
     def getChild(self, path: bytes, request: Any) -> Resource:
         """Twisted's: below this, a client by his id."""
         if request.postpath == [b"kick"]:
             # Decoded already; what is no client id is nobody's.
-            return _Kick(self._view, self._guard, path.decode("ascii", "replace"))
+            client_id = path.decode("ascii", "replace")
+            kicked = partial(_kicked, client_id)
+            return _Deed(self._guard, 200, lambda: maybeDeferred(self._kick, client_id).addCallback(kicked))
         return nothing()
 
     def show(self, request: Any) -> Any:
@@ -196,67 +205,71 @@ class _Clients(_Watched):
         if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MOST):
             wrong = f"limit must be a whole number from 1 to {MOST}"
         word = _asked(request, "standing", "")
-        if word and word not in _STANDINGS:
-            wrong = "standing must be one of " + ", ".join(_STANDINGS)
+        if word and word not in STANDINGS:
+            wrong = "standing must be one of " + ", ".join(STANDINGS)
         if wrong:
             return Refusal(400, wrong).render(request)
-        return _say(request, self._view.clients(_asked(request, "after", ""), int(limit[:9]), _STANDINGS.get(word)))
+        page = maybeDeferred(self._page, _asked(request, "after", ""), int(limit[:9]), word)
+        return _when(request, page, lambda seen: _say(request, seen))
+
+
+class _Servers(_Root):
+    """Below this, the servers of a fleet by their names."""
+
+    def __init__(self, guard: Guard, fleet: FleetView) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
+        self._guard = guard
+        self._fleet = fleet
+
+    def getChild(self, path: bytes, request: Any) -> Resource:
+        """Twisted's: below this, a server by its name."""
+        if request.postpath == [b"drain"]:
+            node = path.decode("ascii", "replace")
+            return _Deed(self._guard, 202, lambda: self._fleet.drain(node).addCallback(_drained))
+        return nothing()
 
 
 class _Deed(Resource):
-    """What is done to the server by whoever may."""
+    """What is done by whoever may: `act` does it, and tells what to answer, or its Deferred."""
 
     isLeaf = True
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: Guard, code: int, act: Callable[[], Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
         self._guard = guard
+        self._code = code
+        self._act = act
 
     def render(self, request: Any) -> Any:
         """Twisted's: answer this request."""
         if request.method != b"POST":
             return Refusal(405, "this is done by POST", {"allow": "POST"}).render(request)
         refusal = self._guard.acts(request)
-        return self.act(request) if refusal is None else refusal.render(request)
-
-    def act(self, request: Any) -> Any:
-        """Do it, and answer."""
-        raise NotImplementedError
+        if refusal is not None:
+            return refusal.render(request)
+        return _when(request, maybeDeferred(self._act), lambda done: _say(request, done, self._code))
 
 
-class _Kick(_Deed):
-    """Ends the connections of a client, who is not to come back by himself. His sessions wait for as long as ever."""
+def _when(request: Any, asked: Deferred[Any], show: Callable[[Any], object]) -> Any:
+    """Show it when it is there, unless whoever asked has gone meanwhile."""
+    gone: list[Failure] = []
+    request.notifyFinish().addErrback(gone.append)
 
-    def __init__(self, view: View, guard: Guard, client_id: str) -> None:
-        super().__init__(guard)
-        self._view = view
-        self._client_id = client_id
+    def found(what: Any) -> None:
+        if not gone:
+            show(what)
 
-    def act(self, request: Any) -> Any:
-        """Do it, and answer."""
-        edges = self._view.edges_of(self._client_id)
-        if not edges:
-            return Refusal(404, "no such client is connected").render(request)
-        for edge in edges:
-            edge.guarded(edge.cut, CloseCode.POLICY, KICKED)
-        _log.info("kicked {client_id}: {count} connection(s)", client_id=readable(self._client_id), count=len(edges))
-        return _say(request, {"client_id": self._client_id, "closed": len(edges)})
+    def failed(failure: Failure) -> None:
+        if failure.check(_NobodyError):
+            refusal = Refusal(404, failure.getErrorMessage())
+        else:
+            _log.failure("what there is could not be shown; this is a bug", failure)
+            refusal = Refusal(500, "this could not be shown")
+        if not gone and not request.startedWriting:
+            refusal.render(request)
 
-
-class _Drain(_Deed):
-    """Has the server ask everybody to come back later, and listen no more. It can still be watched."""
-
-    def __init__(self, guard: Guard, drain: Callable[[], object]) -> None:
-        super().__init__(guard)
-        self._drain = drain
-
-    def act(self, request: Any) -> Any:
-        """Do it, and answer."""
-        _log.info("drained by an operator")
-        maybeDeferred(self._drain).addErrback(
-            lambda failure: _log.failure("the server could not be drained; this is a bug", failure)
-        )
-        return _say(request, {"draining": True}, 202)
+    asked.addCallback(found).addErrback(failed)
+    return NOT_DONE_YET
 
 
 def _asked(request: Any, name: str, default: str) -> str:

@@ -5,14 +5,16 @@ It stands on a listener of its own, so its connections are none of those that it
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from twisted.web.http import HTTPChannel
 from twisted.web.server import Request, Site
 
+from heartbeat.admin.deeds import Deeds
+from heartbeat.admin.fleet import FleetView
 from heartbeat.admin.guard import Guard
 from heartbeat.admin.resources import make_root
+from heartbeat.admin.view import View
 from heartbeat.web.site import QuietSite
 
 __all__ = ["make_site"]
@@ -21,7 +23,10 @@ __all__ = ["make_site"]
 _IDLE = 90.0
 
 # Asked for every few seconds.
-_UNTOLD = frozenset({b"/metrics", b"/healthz", b"/readyz", b"/totals", b"/clients", b"/deaths"})
+_UNTOLD = frozenset(
+    {b"/metrics", b"/healthz", b"/readyz"}
+    | {of + what for of in (b"", b"/fleet") for what in (b"/totals", b"/clients", b"/deaths")}
+)
 
 _SENTENCE = b"nothing here takes a request with a body\n"
 _TOO_MUCH = (
@@ -59,7 +64,6 @@ class _Site(QuietSite):
         return not (request.method in (b"GET", b"HEAD") and request.path in _UNTOLD and request.code < 400)
 
 
-def make_site(server: Any, guard: Guard, drain: Callable[[], object], reactor: Any) -> Site:
-    """The site to watch a server (its factory) by; `drain` has it close all that is open, and stop listening."""
-    root = make_root(server, guard, drain)
-    return _Site(root, reactor=reactor, timeout=_IDLE)
+def make_site(view: View, deeds: Deeds, fleet: FleetView | None, guard: Guard, reactor: Any) -> Site:
+    """The site to watch a server by, and the fleet of which it is."""
+    return _Site(make_root(view, deeds, fleet, guard), reactor=reactor, timeout=_IDLE)

@@ -5,6 +5,8 @@ Reads, and changes nothing. What takes a look at every connection takes it in sl
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -19,7 +21,7 @@ from heartbeat._version import __version__
 from heartbeat.core.monitor import State
 from heartbeat.core.presence import Standing
 
-__all__ = ["MOST", "Lines", "View", "word_of"]
+__all__ = ["MOST", "STANDINGS", "Lines", "View", "word_of"]
 
 #: Clients on a page at most.
 MOST = 1000
@@ -32,6 +34,10 @@ _BETWEEN = 64
 def word_of(standing: Standing) -> str:
     """A standing as it is written."""
     return standing.name.lower()
+
+
+#: The standings by how they are written, the best first.
+STANDINGS = {word_of(standing): standing for standing in Standing}
 
 
 class Lines:
@@ -115,6 +121,7 @@ class View:
         tally, presence, timing = shared.tally, shared.presence, shared.settings.timing()
         return {
             "version": __version__,
+            "server": f"{socket.gethostname()}:{os.getpid()}",
             "at": time.time(),
             "watched_since": self.started_at,
             "unready": self.unready,
@@ -158,9 +165,9 @@ class View:
 
     # Its clients.
 
-    def clients(self, after: str, limit: int, standing: Standing | None = None) -> dict[str, Any]:
-        """A page of clients, by their ids in order: the first after this one, of this standing where one is named."""
-        presence = self.shared.presence
+    def clients(self, after: str, limit: int, word: str = "") -> dict[str, Any]:
+        """A page of clients, by their ids in order: the first after this one, of the standing that is named."""
+        presence, standing = self.shared.presence, STANDINGS.get(word)
         ids: Iterator[str] = (one for one in presence.client_ids() if one > after)
         if standing is not None:
             ids = (one for one in ids if presence.standing_of(one) is standing)

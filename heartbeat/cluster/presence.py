@@ -12,6 +12,7 @@ What is told to clients is the number that are active elsewhere, as last heard, 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from heartbeat.cluster.gather import Gathered, Gatherer
 from heartbeat.cluster.redis import Redis
 from heartbeat.cluster.subscription import Subscription
 from heartbeat.core.errors import StoreError
@@ -76,7 +78,9 @@ class FleetPresence:
         self._refresh = refresh
         # Channels are common to all databases.
         self._channel = f"{prefix}changed@{self._redis.database}"
-        self._subscription = Subscription(self._redis, self._channel, heard=self._heard, hears_again=self._hears)
+        self._gatherer = Gatherer(self.node, f"{prefix}ask", self._redis.database, self._publish)
+        channels = {self._channel: self._heard, **self._gatherer.channels}
+        self._subscription = Subscription(self._redis, channels, hears_again=self._hears)
         self._presence: Presence | None = None
         self._elsewhere = Counts(0, 0, 0)
         self._is_open = False
@@ -109,6 +113,30 @@ class FleetPresence:
         own = Counts(presence.active, presence.known, presence.connections)
         return Counts(*(mine + others for mine, others in zip(own, there, strict=True)))
 
+    # What the servers ask each other.
+
+    @property
+    def answering(self) -> Callable[[str, dict[str, Any]], Any]:
+        """Fleet: what this server is asked by."""
+        return self._gatherer.answering
+
+    @answering.setter
+    def answering(self, answering: Callable[[str, dict[str, Any]], Any]) -> None:
+        self._gatherer.answering = answering
+
+    def ask(self, word: str, about: dict[str, Any]) -> Deferred[Gathered]:
+        """Fleet: ask all servers; only ourselves while Redis is away."""
+        return self._gatherer.ask(word, about, nodes=self.nodes if self.is_up else 0, reactor=self._reactor)
+
+    def ask_one(self, node: str, word: str, about: dict[str, Any]) -> Deferred[Gathered]:
+        """Fleet: ask this server."""
+        if node != self.node and not self.is_up:
+            return succeed(Gathered({}, 1))
+        return self._gatherer.ask_one(node, word, about, reactor=self._reactor)
+
+    def _publish(self, channel: str, said: bytes) -> Deferred[int]:
+        return self._redis.read("publish", channel, said)
+
     # Its life.
 
     def start(self, presence: Presence) -> None:
@@ -132,6 +160,7 @@ class FleetPresence:
         presence.changed = None
         self._is_counted = False
         self._cancel_timer()
+        self._gatherer.stop()
         if self._is_open:
             self._is_open = False
             self._call(_LEAVE, 0, []).addErrback(_not_any_more)

@@ -399,5 +399,10 @@ return {
 }
 """
 
+# Not behind the prefix: channels are common to all databases, and named whole.
+_PUBLISH = """
+return redis.call('PUBLISH', ARGV[2], ARGV[3])
+"""
+
 #: What only reads, or may be done again.
-READING = {"start": _START, "replay": _REPLAY, "call": _CALL}
+READING = {"start": _START, "replay": _REPLAY, "call": _CALL, "publish": _PUBLISH}

@@ -111,7 +111,7 @@ class FleetStore:
             self._epoch = as_text((yield self._call())[0])
             self._is_open = True
             channel = f"{self._prefix}node:{self.node}"
-            self._subscription = Subscription(redis, channel, heard=self._heard, hears_again=self._hears)
+            self._subscription = Subscription(redis, {channel: self._heard}, hears_again=self._hears)
             self._subscription.start(self._reactor)
             self._tell_plain(self._plain)
             self._soon(self._refresh)

@@ -1,11 +1,11 @@
-"""What is published on one channel of Redis, heard on a connection of its own that comes back by itself.
+"""What is published on channels of Redis, heard on a connection of its own that comes back by itself.
 
 What was published meanwhile is lost: whoever listens is told each time that it hears again, and asks what it missed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import hiredis
@@ -23,17 +23,17 @@ _PATIENCE = 5.0
 
 
 class Subscription:
-    """What is `heard` on a channel: called with each payload. `hears_again` is called when it hears, each time.
+    """What is heard on `channels`, each with what is called with its payloads.
 
-    The Redis must have been started, so that it is known how to get there.
+    `hears_again` is called each time that all of them are heard. The Redis must have been started, so that it is known
+    how to get there.
     """
 
     def __init__(
-        self, redis: Redis, channel: str, *, heard: Callable[[bytes], object], hears_again: Callable[[], object]
+        self, redis: Redis, channels: Mapping[str, Callable[[bytes], object]], *, hears_again: Callable[[], object]
     ) -> None:
         self.redis = redis
-        self.channel = channel
-        self.heard = heard
+        self.channels = channels
         self.is_up = False
         self._hears_again = hears_again
         self._reactor: Any = None
@@ -98,6 +98,10 @@ class Subscription:
         if self._stopping is not None:
             line.drop()
 
+    def heard(self, channel: bytes, payload: bytes) -> None:
+        """Something was published."""
+        self.channels[channel.decode()](payload)
+
     def hears(self) -> None:
         """What is published is heard from now on."""
         self.is_up = True
@@ -140,7 +144,7 @@ class _Line(Protocol):
             self.say("AUTH", *credentials)
         if subscription.redis.sentinels is not None:
             self.say("ROLE")
-        self.say("SUBSCRIBE", subscription.channel)
+        self.say("SUBSCRIBE", *subscription.channels)
 
     def say(self, *words: str) -> None:
         """Have Redis do this."""
@@ -160,10 +164,11 @@ class _Line(Protocol):
 
     def _take(self, reply: Any) -> None:
         match reply:
-            case [b"message", _, bytes(payload)]:
-                self._subscription.heard(payload)
-            case [b"subscribe", *_]:
-                self._subscription.hears()
+            case [b"message", bytes(channel), bytes(payload)]:
+                self._subscription.heard(channel, payload)
+            case [b"subscribe", _, number]:
+                if number == len(self._subscription.channels):
+                    self._subscription.hears()
             case [b"pong", _] | b"PONG":
                 self.asked = False
             case [b"master", *_]:

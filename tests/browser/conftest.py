@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-# The programs that the tests of real sockets start are started here too.
-sys.path.append(str(Path(__file__).parents[1] / "serve"))
+# The programs that the tests of real sockets start are started here too; and the Redis of those on the wire.
+sys.path += [str(Path(__file__).parents[1] / name) for name in ("serve", "wire")]
 
 from certificates import Certificates
 from chromium import Server, options_that_trust, start

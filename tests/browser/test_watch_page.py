@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from urllib.parse import urlsplit
 
 import pytest
+import redis_server
 from chromium import Tab
 from live_page import AXE, FAULTS, IMAGES, SCHEMES, SIZES, VIOLATIONS
 from processes import client
@@ -228,3 +229,48 @@ def test_many_clients_are_turned_over_a_page_at_a_time(watched):
     page.driver.find_element(By.ID, "after").clear()
     page.driver.find_element(By.ID, "after").send_keys("n117", Keys.ENTER)
     page.until_names("n118", "n119")
+
+
+@redis_server.needs_redis
+def test_a_fleet_is_watched_from_any_of_its_servers(watched, tmp_path):
+    """All servers stand there with their numbers, and all clients; one that is drained or killed is seen to be so."""
+    with redis_server.RedisServer(tmp_path) as redis:
+        other = watched("--cluster", redis.url)
+        page = watched("--cluster", redis.url)
+        here, there = page.come("alice"), other.come("bob")
+        page.until("document.querySelectorAll('#nodes tr').length === 2", 20)
+        page.until_names("alice", "bob", timeout=20)
+        page.until_text("#what", "fleet")
+        page.until_text("#active", "2")
+        page.until_text("#word", "Ready")
+        peers = page.ask("[...document.querySelectorAll('#rows td:nth-child(8)')].map((one) => one.textContent)")
+        names = page.ask("[...document.querySelectorAll('#nodes td:first-child')].map((one) => one.title)")
+        by_process = {name.rpartition(":")[2]: name for name in names}
+        own, its = (by_process[str(one.server.program.pid)] for one in (page, other))
+        assert [peer.partition(", at ")[2] for peer in peers] == [own, its]
+        page.is_fine("fleet", is_pictured=True)
+
+        page.give_token()
+        page.kick("bob")
+        page.until_text("#note", "Kicked bob: 1 connection.")
+        assert there.event("closed", 10)["code"] == 1008
+        assert here.rest() is not None
+
+        state = f"document.querySelector('#nodes td[title=\"{its}\"] + td').textContent"
+        button = page.driver.find_element(By.CSS_SELECTOR, f"#nodes button[aria-label='Drain {its}']")
+        for _ in range(2):
+            button.send_keys(Keys.SPACE)
+        page.until_text("#word", "Partly ready")
+        page.until(f"{state} === 'the server is on its way out'", 10)
+        assert page.text("#sentence") == "1 of 2 servers are ready."
+        assert here.rest() is not None
+
+        other.server.program.kill()
+        page.until(f"{state} === 'no answer'", 15)
+        page.is_fine("fleet-with-one-dead")
+        # Its lease ends.
+        page.until("document.querySelectorAll('#nodes tr').length === 1", 40)
+        page.until_text("#word", "Ready")
+        page.has_no_complaint()
+        redis.kill()
+        page.until_text("#word", "Alone", 20)

@@ -179,11 +179,11 @@ class Node:
 
     def hears_nothing(self):
         """What is published does not come here, and nobody knows that."""
-        self.store._subscription.heard = lambda word: None
+        self.store._subscription.heard = lambda channel, word: None
 
     def hears_again(self):
         """It does, and that is known."""
-        self.store._subscription.heard = self.store._heard
+        vars(self.store._subscription).pop("heard", None)
         self.is_deaf()
 
     def is_back(self):

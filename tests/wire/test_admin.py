@@ -13,8 +13,8 @@ from twisted.python.failure import Failure
 
 from heartbeat import HeartbeatService, SettingError
 from heartbeat._version import __version__
-from heartbeat.admin import Guard, is_near, make_site, metrics, read_token, view
-from heartbeat.admin.resources import KICKED
+from heartbeat.admin import Deeds, FleetView, Guard, is_near, make_site, metrics, read_token, view
+from heartbeat.admin.deeds import KICKED
 from heartbeat.admin.view import View
 from heartbeat.tally import REFUSALS
 
@@ -59,11 +59,14 @@ def admin(serve, world):
 class Asked:
     """Somebody who asks the site on which `server` is watched."""
 
-    def __init__(self, server, world, token, near):
+    def __init__(self, server, world, token, near, fleet=None):
         self.server = server
         self.world = world
         self.drained = 0
-        self.site = make_site(server, Guard(token, near=near), self.drain, world.server)
+        seen = view.View(server)
+        deeds = Deeds(seen, self.drain)
+        of = None if fleet is None else FleetView(seen, deeds)
+        self.site = make_site(seen, deeds, of, Guard(token, near=near), world.server)
         self._open = []
 
     def drain(self):

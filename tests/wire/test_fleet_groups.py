@@ -626,7 +626,7 @@ def test_only_servers_with_members_hear_what_is_said(gather):
     hears(fleet, (page, "join", page.name, 2), (bob, "join", "bob", 1))
     words = {node: [] for node in (one, other, third)}
     for node, heard in words.items():
-        node.store._subscription.heard = heard.append
+        node.store._subscription.heard = lambda channel, word, heard=heard: heard.append(word)
     alice.says("say", text="hi")
     fleet.until(lambda: words[other])
     quiet(fleet)

@@ -368,7 +368,7 @@ def test_a_subscription_follows_to_the_master_that_the_other_connection_has_foun
     redis = Redis(url_of(one), reactor=turns.reactor)
     turns.result(redis.start())
     heard, ups = [], []
-    line = Subscription(redis, "news", heard=heard.append, hears_again=lambda: ups.append(redis.master))
+    line = Subscription(redis, {"news": heard.append}, hears_again=lambda: ups.append(redis.master))
     line.start(turns.reactor)
     turns.until(lambda: ups)
     # They are two masters, as where one was cut off from the sentinels and not from us.
@@ -392,7 +392,7 @@ def test_the_way_follows_to_the_master_that_a_subscription_has_found(turns, watc
     redis = Redis(url_of(one), reactor=turns.reactor)
     turns.result(redis.start())
     ups = []
-    line = Subscription(redis, "news", heard=ups.append, hears_again=lambda: ups.append(None))
+    line = Subscription(redis, {"news": ups.append}, hears_again=lambda: ups.append(None))
     pair.promote()
     one.says = pair.ports[1]
     line.start(turns.reactor)
@@ -409,7 +409,7 @@ def test_a_subscription_listens_to_no_replica(turns, watch, pair, monkeypatch):
     turns.result(redis.start())
     redis.sentinels = Sentinels(url_of(behind, right))
     ups = []
-    line = Subscription(redis, "news", heard=ups.append, hears_again=lambda: ups.append(line._line.master))
+    line = Subscription(redis, {"news": ups.append}, hears_again=lambda: ups.append(line._line.master))
     line.start(turns.reactor)
 
     turns.until(lambda: ups and ups[-1] == ("127.0.0.1", pair.ports[0]))

@@ -1,4 +1,5 @@
-// The operator's page: how a server is, who is there, and why links died; asked of it every two seconds.
+// The operator's page: how a server is, who is there, and why links died; asked of it every two seconds. Where it is one
+// of a fleet it is asked how all of them are.
 //
 // Keeps the token, and what it has seen, in memory only. Never writes HTML: a client's id is a stranger's text.
 
@@ -13,6 +14,8 @@ const SVG = "http://www.w3.org/2000/svg";
 const $ = (id) => document.getElementById(id);
 
 let token = "";
+/** What is before all that is asked: nothing, or the fleet's. */
+let whose = "";
 let after = "";
 let next = null;
 
@@ -68,6 +71,8 @@ const trip = (ms) => (ms < 999.5 ? `${ms.toFixed(ms < 99.95 ? 1 : 0)} ms` : `${(
 
 const STATES = { ready: "acknowledged", leaving: "suspect", silent: "dead", closed: "closed" };
 
+const upper = (sentence) => `${sentence[0].toUpperCase()}${sentence.slice(1)}.`;
+
 function show_state(state, word, sentence) {
     const section = $("now");
     if (section.dataset.state !== STATES[state]) {
@@ -83,7 +88,9 @@ function show_totals(totals) {
     const { clients, states, room, connections, unready } = totals;
     const there = room === null ? "any number of connections" : `${room} connections`;
     const beats = `Beats every ${totals.interval_s} s; a dead peer is found within ${totals.bound_s.toFixed(1)} s.`;
-    if (unready) show_state("leaving", "Not ready", `${unready[0].toUpperCase()}${unready.slice(1)}.`);
+    const alone = whose && !totals.fleet.up;
+    if (alone) show_state("leaving", "Alone", `Redis is away: this is what one of ${totals.fleet.nodes} servers sees by itself.`);
+    else if (unready) show_state("leaving", totals.ready ? "Partly ready" : "Not ready", upper(unready));
     else show_state("ready", "Ready", `Room for ${there}. ${beats}`);
     const numbers = {
         ...clients,
@@ -105,6 +112,16 @@ function show_totals(totals) {
         refused: sum(totals.refused),
     };
     for (const [id, number] of Object.entries(numbers)) put($(id), `${number}`);
+}
+
+/** Have a table's body hold the elements of these, in order. */
+function fill(body, shown) {
+    const wanted = [...shown.values()].map(({ element }) => element);
+    // Who has a button under his fingers keeps it: nothing is moved that is in its place.
+    for (const element of [...body.children]) if (!wanted.includes(element)) element.remove();
+    wanted.forEach((element, index) => {
+        if (body.children[index] !== element) body.insertBefore(element, body.children[index] ?? null);
+    });
 }
 
 // Who is there.
@@ -139,13 +156,96 @@ function arm(button, what, act) {
     rest();
 }
 
-/** What stands above the table's columns, for where there is no room for that; a name needs no label. */
+/** A row of a table: `labels` stand above its columns but the first, for where there is no room for that. */
+function row_of(labels, name, button) {
+    const element = document.createElement("tr");
+    const cells = Array.from({ length: labels.length + 2 }, () => document.createElement("td"));
+    for (const [index, label] of labels.entries()) cells[index + 1].dataset.label = label;
+    put(cells[0], name);
+    cells[0].title = name;
+    button.type = "button";
+    cells.at(-1).append(button);
+    element.append(...cells);
+    return [element, cells];
+}
+
+const SERVER_LABELS = ["State", "Connections", "Active", "Suspect", "Found dead", "Queue", "Tick was late", "Up for"];
+
+/** A server of the fleet. */
+class Server {
+    #button = document.createElement("button");
+    #cells;
+
+    constructor(node, name, is_this) {
+        this.name = name;
+        [this.element, this.#cells] = row_of(SERVER_LABELS, name, this.#button);
+        if (is_this) {
+            const note = document.createElement("small");
+            note.textContent = "this one";
+            this.#cells[0].append(note);
+        }
+        this.#button.setAttribute("aria-label", `Drain ${name}`);
+        arm(this.#button, "Drain", async () => {
+            await ask(`fleet/servers/${encodeURIComponent(node)}/drain`, "POST");
+            return `${name} asks everybody to come back later, and closes.`;
+        });
+    }
+
+    /** What it says of itself; nothing where it has not answered. */
+    show(totals) {
+        const [, state, connections, active, suspect, dead, queue, late, age] = this.#cells;
+        const word = totals ? totals.unready || "ready" : "no answer";
+        put(state, word);
+        state.dataset.state = totals ? (totals.unready ? "suspect" : "acknowledged") : "dead";
+        this.#button.hidden = !totals;
+        if (!totals) return;
+        put(connections, `${totals.connections}`);
+        put(active, `${totals.clients.active}`);
+        put(suspect, `${totals.clients.suspect}`);
+        put(dead, `${sum(totals.convictions)}`);
+        put(queue, size(totals.outgoing_bytes));
+        put(late, trip(totals.late_s * 1000));
+        put(age, span(Math.max(0, totals.at - totals.watched_since)));
+    }
+}
+
+let nodes = new Map();
+
+const name_of = (node) => nodes.get(node)?.name ?? node;
+
+function show_servers({ servers, missing, fleet }) {
+    const shown = new Map();
+    for (const totals of servers) {
+        const server = nodes.get(totals.node) ?? new Server(totals.node, totals.server, totals.is_this);
+        server.show(totals);
+        shown.set(totals.node, server);
+    }
+    // Who was there before, and does not answer: as long as that many are missing, or nobody can be asked.
+    let absent = fleet.up ? missing : Infinity;
+    for (const [node, server] of nodes) {
+        if (shown.has(node) || absent <= 0) continue;
+        absent -= 1;
+        server.show(null);
+        shown.set(node, server);
+    }
+    nodes = shown;
+    fill($("nodes"), nodes);
+}
+
+/** From now on the fleet is what is watched. */
+function be_of_fleet() {
+    whose = "fleet/";
+    $("servers").hidden = false;
+    put($("what"), "fleet");
+    for (const element of document.querySelectorAll(".whose")) put(element, "this fleet");
+}
+
 const LABELS = ["Standing", "State", "Round trip", "Silent for", "Open for", "Queue", "Peer"];
 
-/** A row of the table: one connection of a client, or a client without any. */
+/** One connection of a client, or a client without any. */
 class Row {
-    element = document.createElement("tr");
-    #cells = Array.from({ length: 9 }, () => document.createElement("td"));
+    button = document.createElement("button");
+    #cells;
     #trips = [];
     #line = document.createElementNS(SVG, "polyline");
     #text = document.createElement("span");
@@ -155,17 +255,11 @@ class Row {
         svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
         svg.setAttribute("aria-hidden", "true");
         svg.append(this.#line);
+        [this.element, this.#cells] = row_of(LABELS, client_id, this.button);
         this.#cells[3].append(svg, this.#text);
-        this.element.append(...this.#cells);
-        for (const [index, label] of LABELS.entries()) this.#cells[index + 1].dataset.label = label;
-        put(this.#cells[0], client_id);
-        this.#cells[0].title = client_id;
-        this.button = document.createElement("button");
         this.button.setAttribute("aria-label", `Kick ${client_id}`);
-        this.button.type = "button";
-        this.#cells[8].append(this.button);
         arm(this.button, "Kick", async () => {
-            const { closed } = await ask(`clients/${encodeURIComponent(client_id)}/kick`, "POST");
+            const { closed } = await ask(`${whose}clients/${encodeURIComponent(client_id)}/kick`, "POST");
             return `Kicked ${client_id}: ${counted(closed, "connection")}.`;
         });
     }
@@ -180,6 +274,7 @@ class Row {
         put(age, connection ? span(connection.age_s) : "–");
         put(queue, connection ? size(connection.outgoing_bytes) : "–");
         put(peer, connection ? `${connection.peer}, level ${connection.level}` : `${counted(client.sessions, "session")} kept`);
+        if (connection?.node) put(peer, `${connection.peer}, level ${connection.level}, at ${name_of(connection.node)}`);
         this.button.hidden = !connection;
         this.#show_trip(connection?.rtt_ms ?? null, connection?.tcp_rtt_ms ?? null);
     }
@@ -210,21 +305,15 @@ function show_clients({ clients, next: following }) {
     const shown = new Map();
     for (const client of clients) {
         for (const connection of client.connections.length ? client.connections : [null]) {
-            const key = JSON.stringify([client.client_id, connection?.peer ?? null]);
+            const key = JSON.stringify([client.client_id, connection?.peer ?? null, connection?.node]);
             const row = rows.get(key) ?? new Row(client.client_id);
             row.show(client, connection);
             shown.set(key, row);
         }
     }
     rows = shown;
-    const wanted = [...rows.values()].map(({ element }) => element);
-    const body = $("rows");
-    // Who has a button under his fingers keeps it: nothing is moved that is in its place.
-    for (const element of [...body.children]) if (!wanted.includes(element)) element.remove();
-    wanted.forEach((element, index) => {
-        if (body.children[index] !== element) body.insertBefore(element, body.children[index] ?? null);
-    });
-    $("empty").hidden = wanted.length > 0;
+    fill($("rows"), rows);
+    $("empty").hidden = rows.size > 0;
 }
 
 // Why links died.
@@ -274,7 +363,13 @@ async function watch() {
     is_asking = true;
     const query = new URLSearchParams({ limit: PAGE, after, standing: $("standing").value });
     try {
-        const [totals, clients, deaths] = await Promise.all([ask("totals"), ask(`clients?${query}`), ask("deaths")]);
+        const what = ["totals", `clients?${query}`, "deaths"];
+        const [totals, clients, deaths] = await Promise.all(what.map((one) => ask(whose + one)));
+        if (totals.servers) show_servers(totals);
+        else if (totals.fleet) {
+            be_of_fleet();
+            is_due = true;
+        }
         show_totals(totals);
         show_clients(clients);
         show_deaths(deaths);
@@ -292,7 +387,7 @@ function turn_to(client_id) {
     watch();
 }
 
-arm($("drain"), "Drain the server", async () => {
+arm($("drain"), "Drain this server", async () => {
     await ask("drain", "POST");
     return "The server asks everybody to come back later, and closes.";
 });
