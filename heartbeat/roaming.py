@@ -111,21 +111,17 @@ class RoamingSessions(ServerSessions):
 
     def take_over(self, channel: Channel, attempt: int) -> Deferred[Head | None]:
         """ServerSessions: have the store note that a session is resumed, unless it has moved."""
+        session = channel.session
         # The fence is counted up already.
-        taken = self.shared.retake(channel.session.sid, attempt, channel.session.fence - 1)
-        return taken.addCallback(self._compare, channel)
+        taken = self.shared.retake(session.sid, attempt, session.fence - 1)
+        return taken.addCallback(self._compare, channel, (session.sent, session.handled))
 
-    def _compare(self, head: Head | None, channel: Channel) -> Head | None:
-        if head is None or self._is_ahead(channel, head.sent, head.handled):
+    def _compare(self, head: Head | None, channel: Channel, known: tuple[int, int]) -> Head | None:
+        if head is None or (not channel.ended and _has_lost((head.sent, head.handled), known)):
             return None
         if head.sent > channel.session.sent:
             self.behind(channel)
         return head
-
-    def _is_ahead(self, channel: Channel, sent: int, handled: int) -> bool:
-        """Whether we know more of a session than the store, which has lost the last of it."""
-        session = channel.session
-        return not channel.ended and (sent < session.sent or handled < session.handled)
 
     # Sessions that go.
 
@@ -266,9 +262,10 @@ class RoamingSessions(ServerSessions):
             for sid in sids:
                 del self._unsure[sid]
             # A fence that is raised just now is known to the store when this is asked.
-            asked = [(self.channels[sid], self.channels[sid].session.fence) for sid in sids if sid in self.channels]
-            found = yield self.shared.keep([(channel.session.sid, fence) for channel, fence in asked])
-            for (channel, fence), (sent, handled) in zip(asked, found, strict=True):
+            channels = [self.channels[sid] for sid in sids if sid in self.channels]
+            asked = [(one, one.session.fence, (one.session.sent, one.session.handled)) for one in channels]
+            found = yield self.shared.keep([(channel.session.sid, fence) for channel, fence, _ in asked])
+            for (channel, fence, known), (sent, handled) in zip(asked, found, strict=True):
                 if channel.ended:
                     continue
                 if channel.session.fence != fence:
@@ -276,9 +273,9 @@ class RoamingSessions(ServerSessions):
                     self._unsure[channel.session.sid] = None
                 elif sent == -2:
                     self._let_move(channel)
-                elif self._is_ahead(channel, sent, handled):
+                elif _has_lost((sent, handled), known):
                     self.lost(channel)
-                elif sent != channel.session.sent:
+                elif sent > channel.session.sent:
                     self.behind(channel)
 
     # Messages of others.
@@ -349,6 +346,15 @@ class Pages(dict[str, dict[Any, None]]):
     def __delitem__(self, client_id: str) -> None:
         super().__delitem__(client_id)
         self._store.note_plain(client_id, is_there=False)
+
+
+def _has_lost(found: tuple[int, int], known: tuple[int, int]) -> bool:
+    """Whether the store knows less of a session than we did when it was asked: it has lost the last of it.
+
+    Each is how far it was sent, and has handled. What others have appended since may be known to us and not be in what
+    the store has answered, which comes on another way than what they publish.
+    """
+    return found[0] < known[0] or found[1] < known[1]
 
 
 def _reason(ended: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 import redis_server
 from fleet import Books, Teller, Walk
 from peers import CLOSE, frame
+from twisted.internet.defer import Deferred
 
 from heartbeat import groups
 from heartbeat.chat import Chat, GroupChat
@@ -373,6 +374,61 @@ def test_a_server_that_has_heard_nothing_for_a_while_reads_what_was_said(gather)
 
     other.hears_again()
     hears(fleet, (bob, "say", "alice", 2, "hello?"))
+    recounted(fleet)
+
+
+def test_what_is_said_while_sessions_are_looked_at_is_not_taken_for_lost(gather):
+    """What is published may be here before the answer to what was asked earlier, which knows nothing of it."""
+    fleet, one, other = gather(interval=60.0)
+    alice, bob = joined(fleet, one, other)
+    bob.acks()
+    channel, keep, answers = other.sessions.channels[bob.sid], other.store.keep, []
+
+    def late(sessions):
+        answer = Deferred()
+        keep(sessions).addCallback(lambda found: answers.append((answer, found)))
+        return answer
+
+    other.store.keep = late
+    other.is_deaf()
+    fleet.until(lambda: answers)
+    alice.says("say", text="in between")
+    hears(fleet, (bob, "say", "alice", 2, "in between"))
+    ((answer, found),) = answers
+    assert found[0][0] < channel.session.sent
+    answer.callback(found)
+
+    assert not channel.ended
+    del other.store.keep
+    recounted(fleet)
+
+
+def test_nor_is_what_is_said_while_a_session_is_resumed(gather):
+    fleet, one, other = gather(interval=60.0)
+    alice, bob = joined(fleet, one, other)
+    bob.acks()
+    channel, retake, answers = other.sessions.channels[bob.sid], other.store.retake, []
+
+    def late(*about):
+        answer = Deferred()
+        retake(*about).addCallback(lambda found: answers.append((answer, found)))
+        return answer
+
+    other.store.retake = late
+    vanishes(fleet, other, bob)
+    back = fleet.page(other)
+    back.say({"type": "onopen", "v": 1, "client_id": "bob", "session": bob.resume()})
+    fleet.until(lambda: answers)
+    alice.says("say", text="in between")
+    fleet.until(lambda: channel.session.sent == 2)
+    ((answer, found),) = answers
+    assert found.sent < channel.session.sent
+    answer.callback(found)
+    fleet.until(lambda: back.messages)
+
+    assert not channel.ended
+    assert back.messages[0]["sid"] == bob.sid
+    del other.store.retake
     recounted(fleet)
 
 
