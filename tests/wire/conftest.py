@@ -7,12 +7,9 @@ import peers
 import pytest
 import redis_server
 import txaio
-from fleet import Fleet
 from twisted.logger import LogLevel, globalLogPublisher
 
 from heartbeat.client import HeartbeatClient
-from heartbeat.cluster import redis as way
-from heartbeat.cluster import sessions, subscription
 from heartbeat.core.settings import Settings
 from heartbeat.factory import HeartbeatServerFactory
 from heartbeat.testing import World
@@ -64,6 +61,12 @@ def redis(tmp_path_factory):
 @pytest.fixture
 def gather(redis, tmp_path, monkeypatch):
     """Have a fleet of so many servers; in the end all stop, and nothing of theirs is left."""
+    # Not with this file: txredisapi imports the reactor, and which one that is has not been chosen yet.
+    from fleet import Fleet
+
+    from heartbeat.cluster import redis as way
+    from heartbeat.cluster import sessions, subscription
+
     monkeypatch.setattr(subscription, "_AGAIN", 0.02)
     monkeypatch.setattr(way, "_LAST", 0.05)
     monkeypatch.setattr(sessions, "_AGAIN", 0.05)
