@@ -113,8 +113,9 @@ class Fleet(Cast):
         self.progress: dict[str, dict[str, Any]] = {}
         self.summaries: dict[str, dict[str, Any]] = {}
         self.complaints: list[str] = []
-        #: When links ended, and when they were open again and how long that took; when ends were convicted.
+        #: When links ended and why, and when they were open again and how long that took; when ends were convicted.
         self.ends: list[float] = []
+        self.reasons: Counter[str] = Counter()
         self.backs: list[tuple[float, float]] = []
         self.dead: list[float] = []
         #: Whose end may be heard of.
@@ -286,6 +287,7 @@ class Fleet(Cast):
             self.progress[name] = event
         elif kind == "ended":
             self.ends.append(event["at"])
+            self.reasons[event["why"]] += 1
         elif kind == "back":
             self.backs.append((event["at"], event["after"]))
         elif kind == "dead":

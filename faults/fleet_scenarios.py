@@ -86,7 +86,9 @@ def _nothing_else_ended(fleet: Fleet, because: list[tuple[float, float]]) -> Non
 
 
 def _nothing_happens(fleet: Fleet) -> None:
-    fleet.check(not fleet.ends and not fleet.dead, f"links that ended: {len(fleet.ends)}, convicted: {len(fleet.dead)}")
+    why = ", ".join(f"{number} {reason}" for reason, number in fleet.reasons.most_common(3))
+    sentence = f"links that ended: {len(fleet.ends)} {why and f'({why})'}, convicted: {len(fleet.dead)}"
+    fleet.check(not fleet.ends and not fleet.dead, sentence)
     suspects = fleet.total("suspects")
     fleet.check(not suspects, f"pings that were not answered in time: {suspects}")
 
