@@ -377,19 +377,25 @@ def test_a_server_that_has_heard_nothing_for_a_while_reads_what_was_said(gather)
     recounted(fleet)
 
 
+def answered_late(store, name):
+    """Have what this is asked for be answered when we say so; each answer with what it waits to be told."""
+    ask, answers = getattr(store, name), []
+
+    def late(*about):
+        answer = Deferred()
+        ask(*about).addCallback(lambda found: answers.append((answer, found)))
+        return answer
+
+    setattr(store, name, late)
+    return answers
+
+
 def test_what_is_said_while_sessions_are_looked_at_is_not_taken_for_lost(gather):
     """What is published may be here before the answer to what was asked earlier, which knows nothing of it."""
     fleet, one, other = gather(interval=60.0)
     alice, bob = joined(fleet, one, other)
     bob.acks()
-    channel, keep, answers = other.sessions.channels[bob.sid], other.store.keep, []
-
-    def late(sessions):
-        answer = Deferred()
-        keep(sessions).addCallback(lambda found: answers.append((answer, found)))
-        return answer
-
-    other.store.keep = late
+    channel, answers = other.sessions.channels[bob.sid], answered_late(other.store, "keep")
     other.is_deaf()
     fleet.until(lambda: answers)
     alice.says("say", text="in between")
@@ -407,14 +413,7 @@ def test_nor_is_what_is_said_while_a_session_is_resumed(gather):
     fleet, one, other = gather(interval=60.0)
     alice, bob = joined(fleet, one, other)
     bob.acks()
-    channel, retake, answers = other.sessions.channels[bob.sid], other.store.retake, []
-
-    def late(*about):
-        answer = Deferred()
-        retake(*about).addCallback(lambda found: answers.append((answer, found)))
-        return answer
-
-    other.store.retake = late
+    channel, answers = other.sessions.channels[bob.sid], answered_late(other.store, "retake")
     vanishes(fleet, other, bob)
     back = fleet.page(other)
     back.say({"type": "onopen", "v": 1, "client_id": "bob", "session": bob.resume()})
