@@ -11,12 +11,20 @@ from heartbeat.admin.view import View
 from heartbeat.core.errors import CloseCode
 from heartbeat.refusals import readable
 
-__all__ = ["KICKED", "Deeds"]
+__all__ = ["KICKED", "Deeds", "NobodyError", "NotAnsweredError"]
 
 _log = Logger()
 
 #: What a client that is kicked is told. 1008 is final: whoever comes back at once was not kicked.
 KICKED = "ended by an operator"
+
+
+class NobodyError(Exception):
+    """There is none to whom it could be done."""
+
+
+class NotAnsweredError(Exception):
+    """Who was to answer has not, so it is not known whether it was done."""
 
 
 class Deeds:

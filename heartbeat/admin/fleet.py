@@ -7,13 +7,13 @@ time, as those of one server do, and a client who is on several is one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from heapq import nlargest
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from heartbeat.admin.deeds import Deeds
+from heartbeat.admin.deeds import Deeds, NobodyError, NotAnsweredError
 from heartbeat.admin.view import STANDINGS, View, word_of
 from heartbeat.cluster.gather import Gathered
 from heartbeat.core.presence import Standing
@@ -70,18 +70,29 @@ class FleetView:
 
     # What is asked of all.
 
+    def _ask(self, word: str, about: dict[str, Any], *, is_sound: Callable[[Any], bool]) -> Deferred[Gathered]:
+        """Ask all; who answers with what is no such answer, as one of another version may, has not."""
+
+        def sift(gathered: Gathered) -> Gathered:
+            sound = {node: answer for node, answer in gathered.answers.items() if is_sound(answer)}
+            return Gathered(sound, gathered.missing + len(gathered.answers) - len(sound))
+
+        return self._fleet.ask(word, about).addCallback(sift)  # type: ignore[no-any-return]  # a Fleet's
+
     def totals(self) -> Deferred[dict[str, Any]]:
         """The numbers that an operator sees first, of all servers together, and of each."""
-        return self._fleet.ask("totals", {}).addCallback(self._add_up)  # type: ignore[no-any-return]  # a Fleet's
+        return self._ask("totals", {}, is_sound=_are_totals).addCallback(self._add_up)
 
     def _add_up(self, gathered: Gathered) -> dict[str, Any]:
-        answers, own = gathered.answers, gathered.answers[self._fleet.node]
+        answers, node = gathered.answers, self._fleet.node
+        if node not in answers:
+            raise NotAnsweredError("this server stops")
         all_ = list(answers.values())
         ready = sum(not totals["unready"] for totals in all_)
         there = len(all_) + gathered.missing
         rooms = [totals["room"] for totals in all_]
         together = {
-            **own,
+            **answers[node],
             # One of another version may not know of all.
             **{name: sum(totals.get(name, 0) for totals in all_) for name in _SUMS},
             **{name: max(totals.get(name, 0) for totals in all_) for name in _GREATEST},
@@ -92,12 +103,13 @@ class FleetView:
             "missing": gathered.missing,
             "room": None if None in rooms else sum(rooms),
             "servers": [
-                {"node": node, "is_this": node == self._fleet.node, **answers[node]}
-                for node in sorted(answers, key=lambda node: (answers[node]["server"], node))
+                {"node": name, "is_this": name == node, **answers[name]}
+                for name in sorted(answers, key=lambda name: (answers[name]["server"], name))
             ],
         }
-        # Who is active on two servers is one.
-        together["clients"][word_of(Standing.ACTIVE)] = self._fleet.counts[0]
+        if self._fleet.is_up:
+            # Who is active on two servers is one.
+            together["clients"][word_of(Standing.ACTIVE)] = self._fleet.counts[0]
         return together
 
     def clients(self, after: str, limit: int, standing: str) -> Deferred[dict[str, Any]]:
@@ -118,7 +130,7 @@ class FleetView:
                 "missing": gathered.missing,
             }
 
-        return self._fleet.ask("clients", about).addCallback(page)  # type: ignore[no-any-return]  # a Fleet's
+        return self._ask("clients", about, is_sound=_is_page).addCallback(page)
 
     def deaths(self) -> Deferred[dict[str, Any]]:
         """The links that died, the latest first, and the evidence."""
@@ -127,21 +139,68 @@ class FleetView:
             all_ = [{**death, "node": node} for node, answer in gathered.answers.items() for death in answer["deaths"]]
             return {"deaths": nlargest(_DEATHS, all_, key=lambda death: death["at"]), "missing": gathered.missing}
 
-        return self._fleet.ask("deaths", {}).addCallback(latest)  # type: ignore[no-any-return]  # a Fleet's
+        return self._ask("deaths", {}, is_sound=_are_deaths).addCallback(latest)
 
     # What is done to them.
 
-    def kick(self, client_id: str) -> Deferred[int]:
-        """End the connections of a client, wherever they are; how many these were."""
-        return self._fleet.ask("kick", {"client_id": client_id}).addCallback(  # type: ignore[no-any-return]  # a Fleet's
-            lambda gathered: sum(gathered.answers.values())
-        )
+    def kick(self, client_id: str) -> Deferred[dict[str, Any]]:
+        """End the connections of a client, wherever they are; how many these were, and how many servers are `missing`.
 
-    def drain(self, node: str) -> Deferred[bool]:
-        """Have one server ask everybody to come back later; whether there is such a server, and it has said that."""
-        return self._fleet.ask_one(node, "drain", {}).addCallback(  # type: ignore[no-any-return]  # a Fleet's
-            lambda gathered: bool(gathered.answers)
-        )
+        Fails with NotAnsweredError where there are none, and not every server has said so.
+        """
+
+        def told(gathered: Gathered) -> dict[str, Any]:
+            closed, missing = sum(gathered.answers.values()), gathered.missing
+            if missing and not closed:
+                raise NotAnsweredError(
+                    f"{missing} server(s) of the fleet have not answered, and no other has this client"
+                )
+            return {"client_id": client_id, "closed": closed, "missing": missing}
+
+        return self._ask("kick", {"client_id": client_id}, is_sound=_is_number).addCallback(told)
+
+    def drain(self, node: str) -> Deferred[dict[str, Any]]:
+        """Have one server ask everybody to come back later.
+
+        Fails with NobodyError where there is none of this name, with NotAnsweredError where it has not said so.
+        """
+
+        def told(gathered: Gathered) -> dict[str, Any]:
+            if gathered.answers:
+                return {"draining": True}
+            if gathered.missing:
+                raise NotAnsweredError("this server has not answered" if self._fleet.is_up else "Redis is away")
+            raise NobodyError("no such server is in the fleet")
+
+        return self._fleet.ask_one(node, "drain", {}).addCallback(told)  # type: ignore[no-any-return]  # a Fleet's
+
+
+def _is_number(answer: Any) -> bool:
+    return type(answer) is int
+
+
+def _are_totals(answer: Any) -> bool:
+    match answer:
+        case {"unready": str(), "room": int() | None, "watched_since": int() | float(), "server": str(), "clients": {}}:
+            return True
+    return False
+
+
+def _is_page(answer: Any) -> bool:
+    match answer:
+        case {"clients": [*clients], "next": str() | None}:
+            return all(
+                isinstance(client, dict) and isinstance(client.get("client_id"), str) and "connections" in client
+                for client in clients
+            )
+    return False
+
+
+def _are_deaths(answer: Any) -> bool:
+    match answer:
+        case {"deaths": [*deaths]}:
+            return all(isinstance(death, dict) and isinstance(death.get("at"), int | float) for death in deaths)
+    return False
 
 
 def _counted(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

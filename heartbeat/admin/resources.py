@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -19,7 +19,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from heartbeat._version import __version__
-from heartbeat.admin.deeds import Deeds
+from heartbeat.admin.deeds import Deeds, NobodyError, NotAnsweredError
 from heartbeat.admin.fleet import FleetView
 from heartbeat.admin.guard import Guard
 from heartbeat.admin.metrics import MISSING, Metrics, is_installed
@@ -56,9 +56,9 @@ def make_root(view: View, deeds: Deeds, fleet: FleetView | None, guard: Guard) -
     root.putChild(b"readyz", _Ready(view))
     root.putChild(b"metrics", _Metrics(view, guard))
     root.putChild(b"totals", _Seen(guard, lambda: view.lines().addCallback(view.totals)))
-    root.putChild(b"clients", _Clients(guard, view.clients, deeds.kick))
+    root.putChild(b"clients", _Clients(guard, view.clients, lambda client_id: _kick(client_id, deeds)))
     root.putChild(b"deaths", _Seen(guard, view.deaths))
-    root.putChild(b"drain", _Deed(guard, 202, lambda: _drained(deeds.drain())))
+    root.putChild(b"drain", _Deed(guard, 202, lambda: _drained(deeds)))
     if fleet is not None:
         all_: Any = _Root()  # type: ignore[no-untyped-call]  # Twisted's
         all_.putChild(b"totals", _Seen(guard, fleet.totals))
@@ -69,19 +69,18 @@ def make_root(view: View, deeds: Deeds, fleet: FleetView | None, guard: Guard) -
     return root  # type: ignore[no-any-return]  # a resource
 
 
-class _NobodyError(Exception):
-    """There is none to whom it could be done."""
+def _kick(client_id: str, deeds: Deeds) -> dict[str, Any]:
+    return {"client_id": client_id, "closed": deeds.kick(client_id)}
 
 
-def _kicked(client_id: str, closed: int) -> dict[str, Any]:
-    if not closed:
-        raise _NobodyError("no such client is connected")
-    return {"client_id": client_id, "closed": closed}
+def _kicked(kicked: dict[str, Any]) -> dict[str, Any]:
+    if not kicked["closed"]:
+        raise NobodyError("no such client is connected")
+    return kicked
 
 
-def _drained(is_done: bool) -> dict[str, Any]:
-    if not is_done:
-        raise _NobodyError("no such server answers")
+def _drained(deeds: Deeds) -> dict[str, Any]:
+    deeds.drain()
     return {"draining": True}
 
 
@@ -195,8 +194,7 @@ class _Clients(_Watched):
         if request.postpath == [b"kick"]:
             # Decoded already; what is no client id is nobody's.
             client_id = path.decode("ascii", "replace")
-            kicked = partial(_kicked, client_id)
-            return _Deed(self._guard, 200, lambda: maybeDeferred(self._kick, client_id).addCallback(kicked))
+            return _Deed(self._guard, 200, lambda: maybeDeferred(self._kick, client_id).addCallback(_kicked))
         return nothing()
 
     def show(self, request: Any) -> Any:
@@ -224,8 +222,7 @@ class _Servers(_Root):
     def getChild(self, path: bytes, request: Any) -> Resource:
         """Twisted's: below this, a server by its name."""
         if request.postpath == [b"drain"]:
-            node = path.decode("ascii", "replace")
-            return _Deed(self._guard, 202, lambda: self._fleet.drain(node).addCallback(_drained))
+            return _Deed(self._guard, 202, lambda: self._fleet.drain(path.decode("ascii", "replace")))
         return nothing()
 
 
@@ -260,8 +257,10 @@ def _when(request: Any, asked: Deferred[Any], show: Callable[[Any], object]) -> 
             show(what)
 
     def failed(failure: Failure) -> None:
-        if failure.check(_NobodyError):
+        if failure.check(NobodyError):
             refusal = Refusal(404, failure.getErrorMessage())
+        elif failure.check(NotAnsweredError):
+            refusal = Refusal(503, failure.getErrorMessage())
         else:
             _log.failure("what there is could not be shown; this is a bug", failure)
             refusal = Refusal(500, "this could not be shown")

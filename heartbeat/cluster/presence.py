@@ -78,7 +78,8 @@ class FleetPresence:
         self._refresh = refresh
         # Channels are common to all databases.
         self._channel = f"{prefix}changed@{self._redis.database}"
-        self._gatherer = Gatherer(self.node, f"{prefix}ask", self._redis.database, self._publish)
+        name = f"{prefix}ask"
+        self._gatherer = Gatherer(self.node, name, self._redis.database, self._publish, self._redis_time)
         channels = {self._channel: self._heard, **self._gatherer.channels}
         self._subscription = Subscription(self._redis, channels, hears_again=self._hears)
         self._presence: Presence | None = None
@@ -93,6 +94,8 @@ class FleetPresence:
         self._mode = _BEGIN
         self._is_counted = False
         self._is_calling = False
+        # By how much Redis' clock is ahead of the reactor's, in milliseconds.
+        self._ahead = 0
         # What the counts are as of, and what was heard of since the last call began.
         self._version = b""
         self._wanted: bytes | None = None
@@ -126,16 +129,19 @@ class FleetPresence:
 
     def ask(self, word: str, about: dict[str, Any]) -> Deferred[Gathered]:
         """Fleet: ask all servers; only ourselves while Redis is away."""
-        return self._gatherer.ask(word, about, nodes=self.nodes if self.is_up else 0, reactor=self._reactor)
+        return self._gatherer.ask(word, about, nodes=self.nodes, is_up=self.is_up, reactor=self._reactor)
 
     def ask_one(self, node: str, word: str, about: dict[str, Any]) -> Deferred[Gathered]:
         """Fleet: ask this server."""
-        if node != self.node and not self.is_up:
-            return succeed(Gathered({}, 1))
-        return self._gatherer.ask_one(node, word, about, reactor=self._reactor)
+        return self._gatherer.ask_one(node, word, about, is_up=self.is_up, reactor=self._reactor)
 
-    def _publish(self, channel: str, said: bytes) -> Deferred[int]:
-        return self._redis.read("publish", channel, said)
+    def _publish(self, channel: str, said: bytes, until: int | None) -> Deferred[int]:
+        return self._redis.read("publish", channel, said, "" if until is None else until)
+
+    def _redis_time(self) -> int:
+        """What Redis' time is by now, in milliseconds, by what it was with its last answer."""
+        now: float = self._reactor.seconds()
+        return round(1000 * now) + self._ahead
 
     # Its life.
 
@@ -275,7 +281,8 @@ class FleetPresence:
             self._begin()
             self._soon()
             return
-        version, told, self.nodes, dying, next_end, *counts = reply
+        version, told, self.nodes, dying, next_end, *counts, now = reply
+        self._ahead = now - round(1000 * self._reactor.seconds())
         self._version = b"%d" % version
         # Until all have been told anew, and what was left of us before is swept, we are not what we are counted as.
         if self._is_counted or (self._mode is _GO_ON and not self._untold and not dying):

@@ -281,6 +281,8 @@ class Redis:
     def _put(self, one: _Asked) -> Deferred[Any]:
         if not self._is_open or self._stopping is not None:
             return fail(StoreError(f"{self._name} is not open"))
+        # What cannot be said at all is the asker's to hear, before others wait behind it.
+        one.arguments = [each.encode() if isinstance(each, str) else each for each in one.arguments]
         self._asked.append(one)
         if self._connection is not None:
             self._connection.run(one)

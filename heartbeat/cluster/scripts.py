@@ -396,11 +396,19 @@ return {
   redis.call('SCARD', active .. ':' .. node),
   redis.call('SCARD', known .. ':' .. node),
   tonumber(redis.call('HGET', each, node) or 0),
+  now,
 }
 """
 
-# Not behind the prefix: channels are common to all databases, and named whole.
+# Not behind the prefix: channels are common to all databases, and named whole. What holds until a moment is told to
+# nobody after that.
 _PUBLISH = """
+if ARGV[4] ~= '' then
+  local time = redis.call('TIME')
+  if time[1] * 1000 + math.floor(time[2] / 1000) > tonumber(ARGV[4]) then
+    return 0
+  end
+end
 return redis.call('PUBLISH', ARGV[2], ARGV[3])
 """
 

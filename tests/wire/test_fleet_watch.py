@@ -1,5 +1,6 @@
 """A fleet as it is watched from one of its servers: several servers and one Redis, and what that one's site tells."""
 
+import json
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import pytest
 import redis_server
 from test_admin import TOKEN, Answer, Asked
 from test_chat import Person
+from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 
 from heartbeat import HeartbeatService
@@ -166,7 +168,7 @@ def test_a_client_is_kicked_wherever_it_is(watch):
     here, there = one.person("alice"), other.person("alice")
 
     assert one.post("/fleet/clients/alice/kick", None).status == 401
-    assert one.post("/fleet/clients/alice/kick").json == {"client_id": "alice", "closed": 2}
+    assert one.post("/fleet/clients/alice/kick").json == {"client_id": "alice", "closed": 2, "missing": 0}
     one.world.advance(0.5)
     assert (here.peer.closed_with, there.peer.closed_with) == (1008, 1008)
     nobody = one.post("/fleet/clients/nobody/kick")
@@ -185,7 +187,10 @@ def test_one_server_of_all_is_drained_by_its_name(watch):
     assert one.post(f"/fleet/servers/{one.fleet.node}/drain").status == 202
     assert one.drained == 1
     nobody = one.post("/fleet/servers/0123456789abcdef/drain")
-    assert (nobody.status, nobody.text) == (404, "no such server answers\n")
+    assert (nobody.status, nobody.text) == (404, "no such server is in the fleet\n")
+    # That of all has no name.
+    assert one.post("/fleet/servers//drain").status == 404
+    assert (one.drained, other.drained) == (1, 1)
     assert one("/fleet/servers").status == one("/fleet").status == 404
 
 
@@ -235,10 +240,71 @@ def test_while_redis_is_away_a_server_shows_itself_and_says_that_it_is_alone(wat
         assert (told["fleet"]["up"], told["fleet"]["nodes"], told["connections"]) == (False, 2, 1)
         assert list(servers(one("/fleet/totals"))) == [one.fleet.node]
         assert ids(one("/fleet/clients")) == ["alice"]
-        assert one.post(f"/fleet/servers/{other.fleet.node}/drain").status == 404
+        assert told["clients"]["active"] == 1
+        drained = one.post(f"/fleet/servers/{other.fleet.node}/drain")
+        assert (drained.status, drained.text) == (503, "Redis is away\n")
+        kicked = one.post("/fleet/clients/bob/kick")
+        sentence = "1 server(s) of the fleet have not answered, and no other has this client\n"
+        assert (kicked.status, kicked.text) == (503, sentence)
+        assert one.post("/fleet/clients/alice/kick").json == {"client_id": "alice", "closed": 1, "missing": 1}
+        one.world.advance(0.5)
         redis.start()
         one.turns.until(lambda: one.fleet.is_up and other.fleet.is_up and one.fleet.nodes == 2)
         one.turns.until(lambda: one("/fleet/totals").json["connections"] == 2)
+
+
+STRANGE = [
+    5,
+    "a",
+    [],
+    {},
+    True,
+    {"deaths": 5},
+    {"deaths": [{"at": "now"}]},
+    {"clients": [{"client_id": 5}], "next": None},
+]
+
+
+@pytest.mark.parametrize("answer", STRANGE, ids=json.dumps)
+def test_a_server_that_answers_what_is_no_answer_has_not_answered(watch, answer):
+    """As one of another version may."""
+    one, other = watch()
+    one.person("alice")
+    other.fleet.answering = lambda word, about: answer
+
+    assert (one("/fleet/totals").json["missing"], one("/fleet/totals").json["connections"]) == (1, 1)
+    assert (ids(one("/fleet/clients")), one("/fleet/clients").json["missing"]) == (["alice"], 1)
+    assert one("/fleet/deaths").json == {"deaths": [], "missing": 1}
+    kicked = one.post("/fleet/clients/alice/kick").json
+    assert kicked == {"client_id": "alice", "closed": 1, "missing": 1} if answer != 5 else {**kicked, "closed": 6}
+
+
+def test_a_server_that_knows_less_is_shown_with_what_it_knows(watch):
+    """One of an earlier version: what it does not count is nothing there."""
+    one, other = watch()
+    other.person("bob")
+    answer = other.fleet.answering
+
+    def fewer(word, about):
+        return answer(word, about).addCallback(
+            lambda totals: {name: totals[name] for name in ("unready", "room", "watched_since", "server", "clients")}
+        )
+
+    other.fleet.answering = fewer
+    one.turns.until(lambda: one.fleet.counts == (1, 1, 1))
+    told = one("/fleet/totals").json
+    assert (told["missing"], told["connections"], told["clients"]["active"]) == (0, 0, 1)
+
+
+def test_who_asks_a_server_that_stops_before_it_has_looked_is_told_so(watch, world, monkeypatch):
+    """Not answered with the others' numbers, as if there were none here."""
+    one, _ = watch()
+    monkeypatch.setattr(one.fleet._gatherer, "answering", lambda word, about: Deferred())
+    asked = one.begin("/fleet/totals")
+    one.turns.turn()
+    one.fleet._gatherer.stop()
+
+    assert (Answer(asked.value()).status, Answer(asked.value()).text) == (503, "this server stops\n")
 
 
 @pytest.mark.parametrize("path", ["/fleet/totals", "/fleet/clients", "/fleet/deaths"])

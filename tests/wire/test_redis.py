@@ -170,6 +170,14 @@ def test_a_wrong_password_is_said(redis, turns):
         turns.result(store.start())
 
 
+def test_what_cannot_be_said_at_all_fails_at_once_and_nobody_waits_behind_it(store, turns):
+    """A lone surrogate has no bytes."""
+    with pytest.raises(UnicodeEncodeError):
+        store._redis.read("publish", "\ud800", b"", "")
+
+    assert turns.result(store._redis.read("publish", "nobody hears", b"", "")) == 0
+
+
 def test_a_stop_finishes_what_was_asked(redis, turns, numbers):
     store = RedisStore(redis.url, reactor=turns.reactor)
     turns.result(store.start())

@@ -9,6 +9,8 @@ const [PAGE, SPAN] = [50, 60];
 /** So long a button waits to be pressed once more. */
 const SURE_MS = 4000;
 const [WIDTH, HEIGHT] = [96, 28];
+/** So long a server is shown that answers no more; Redis lets go of it before. */
+const LEASE_MS = 20_000;
 
 const SVG = "http://www.w3.org/2000/svg";
 const $ = (id) => document.getElementById(id);
@@ -46,7 +48,7 @@ function say(sentence) {
 
 // How numbers are written.
 
-const sum = (counts) => Object.values(counts).reduce((all, one) => all + one, 0);
+const sum = (counts) => Object.values(counts ?? {}).reduce((all, one) => all + one, 0);
 
 const counted = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
 
@@ -71,6 +73,9 @@ const trip = (ms) => (ms < 999.5 ? `${ms.toFixed(ms < 99.95 ? 1 : 0)} ms` : `${(
 
 const STATES = { ready: "acknowledged", leaving: "suspect", silent: "dead", closed: "closed" };
 
+/** Why nobody should be sent to the server whose page this is, or to any. */
+const own_reason = ({ servers, unready }) => (servers.length === 1 && servers[0].unready) || unready;
+
 const upper = (sentence) => `${sentence[0].toUpperCase()}${sentence.slice(1)}.`;
 
 function show_state(state, word, sentence) {
@@ -88,9 +93,10 @@ function show_totals(totals) {
     const { clients, states, room, connections, unready } = totals;
     const there = room === null ? "any number of connections" : `${room} connections`;
     const beats = `Beats every ${totals.interval_s} s; a dead peer is found within ${totals.bound_s.toFixed(1)} s.`;
-    const alone = whose && !totals.fleet.up;
-    if (alone) show_state("leaving", "Alone", `Redis is away: this is what one of ${totals.fleet.nodes} servers sees by itself.`);
-    else if (unready) show_state("leaving", totals.ready ? "Partly ready" : "Not ready", upper(unready));
+    const is_alone = whose && !totals.fleet.up;
+    if (unready && !totals.ready) show_state("leaving", "Not ready", upper(whose ? own_reason(totals) : unready));
+    else if (is_alone) show_state("leaving", "Alone", "Redis is away: this is what one server of the fleet sees by itself.");
+    else if (unready) show_state("leaving", "Partly ready", upper(unready));
     else show_state("ready", "Ready", `Room for ${there}. ${beats}`);
     const numbers = {
         ...clients,
@@ -194,17 +200,19 @@ class Server {
     /** What it says of itself; nothing where it has not answered. */
     show(totals) {
         const [, state, connections, active, suspect, dead, queue, late, age] = this.#cells;
+        if (totals) this.seen_at = Date.now();
         const word = totals ? totals.unready || "ready" : "no answer";
         put(state, word);
         state.dataset.state = totals ? (totals.unready ? "suspect" : "acknowledged") : "dead";
         this.#button.hidden = !totals;
         if (!totals) return;
-        put(connections, `${totals.connections}`);
-        put(active, `${totals.clients.active}`);
-        put(suspect, `${totals.clients.suspect}`);
+        // One of another version may not know of all.
+        put(connections, `${totals.connections ?? "–"}`);
+        put(active, `${totals.clients.active ?? "–"}`);
+        put(suspect, `${totals.clients.suspect ?? "–"}`);
         put(dead, `${sum(totals.convictions)}`);
-        put(queue, size(totals.outgoing_bytes));
-        put(late, trip(totals.late_s * 1000));
+        put(queue, size(totals.outgoing_bytes ?? null));
+        put(late, trip((totals.late_s ?? 0) * 1000));
         put(age, span(Math.max(0, totals.at - totals.watched_since)));
     }
 }
@@ -216,28 +224,31 @@ const name_of = (node) => nodes.get(node)?.name ?? node;
 function show_servers({ servers, missing, fleet }) {
     const shown = new Map();
     for (const totals of servers) {
-        const server = nodes.get(totals.node) ?? new Server(totals.node, totals.server, totals.is_this);
+        const is_twin = servers.some(({ node, server }) => server === totals.server && node !== totals.node);
+        const name = is_twin ? `${totals.server} ${totals.node.slice(0, 4)}` : totals.server;
+        const known = nodes.get(totals.node);
+        const server = known?.name === name ? known : new Server(totals.node, name, totals.is_this);
         server.show(totals);
         shown.set(totals.node, server);
     }
-    // Who was there before, and does not answer: as long as that many are missing, or nobody can be asked.
-    let absent = fleet.up ? missing : Infinity;
+    // Who was there before, and does not answer: until its lease has surely ended, or as long as nobody can be asked.
     for (const [node, server] of nodes) {
-        if (shown.has(node) || absent <= 0) continue;
-        absent -= 1;
+        const is_awaited = fleet.up ? missing > 0 && Date.now() - server.seen_at < LEASE_MS : true;
+        if (shown.has(node) || !is_awaited) continue;
         server.show(null);
         shown.set(node, server);
     }
-    nodes = shown;
+    const by_name = ([, one], [, other]) => (one.name < other.name ? -1 : Number(one.name > other.name));
+    nodes = new Map([...shown].sort(by_name));
     fill($("nodes"), nodes);
 }
 
-/** From now on the fleet is what is watched. */
-function be_of_fleet() {
-    whose = "fleet/";
-    $("servers").hidden = false;
-    put($("what"), "fleet");
-    for (const element of document.querySelectorAll(".whose")) put(element, "this fleet");
+/** What is watched from now on: the fleet, or this server alone. */
+function be_of(fleet) {
+    whose = fleet ? "fleet/" : "";
+    $("servers").hidden = !fleet;
+    put($("what"), fleet ? "fleet" : "server");
+    for (const element of document.querySelectorAll(".whose")) put(element, fleet ? "this fleet" : "this server");
 }
 
 const LABELS = ["Standing", "State", "Round trip", "Silent for", "Open for", "Queue", "Peer"];
@@ -259,8 +270,9 @@ class Row {
         this.#cells[3].append(svg, this.#text);
         this.button.setAttribute("aria-label", `Kick ${client_id}`);
         arm(this.button, "Kick", async () => {
-            const { closed } = await ask(`${whose}clients/${encodeURIComponent(client_id)}/kick`, "POST");
-            return `Kicked ${client_id}: ${counted(closed, "connection")}.`;
+            const { closed, missing } = await ask(`${whose}clients/${encodeURIComponent(client_id)}/kick`, "POST");
+            const silent = missing ? ` No answer from ${counted(missing, "server")}.` : "";
+            return `Kicked ${client_id}: ${counted(closed, "connection")}.${silent}`;
         });
     }
 
@@ -324,12 +336,12 @@ const REASONS = {
     broken: "broke off",
 };
 
-let last_death = "";
+let last_deaths = "";
 
 function show_deaths({ deaths }) {
-    const key = JSON.stringify(deaths[0] ?? "");
-    if (key === last_death) return;
-    last_death = key;
+    const key = JSON.stringify(deaths);
+    if (key === last_deaths) return;
+    last_deaths = key;
     const items = deaths.map((death) => {
         const [item, time, who] = ["li", "time", "b"].map((name) => document.createElement(name));
         item.dataset.state = death.reason === "broken" ? "closed" : "dead";
@@ -345,6 +357,7 @@ function show_deaths({ deaths }) {
             `level ${death.level}`,
             `open for ${span(death.age)}`,
             death.peer,
+            death.node && `at ${name_of(death.node)}`,
         ];
         item.append(time, who, ` ${REASONS[death.reason] ?? death.reason}: ${evidence.filter(Boolean).join(", ")}`);
         return item;
@@ -367,14 +380,18 @@ async function watch() {
         const [totals, clients, deaths] = await Promise.all(what.map((one) => ask(whose + one)));
         if (totals.servers) show_servers(totals);
         else if (totals.fleet) {
-            be_of_fleet();
+            be_of(true);
             is_due = true;
         }
         show_totals(totals);
         show_clients(clients);
         show_deaths(deaths);
     } catch (error) {
-        if (error instanceof Refused) show_state("closed", "Refused", `The server says: ${error.message}.`);
+        if (whose && error.status === 404) {
+            // It was started again, as no server of a fleet.
+            be_of(false);
+            is_due = true;
+        } else if (error instanceof Refused) show_state("closed", "Refused", `The server says: ${error.message}.`);
         else show_state("silent", "No answer", "The server does not answer this page.");
     }
     is_asking = false;
