@@ -178,9 +178,9 @@ class _Round:
         self._look()
 
     def is_not_told(self, failure: Failure) -> None:
-        """Nobody has been: Redis is gone."""
+        """Redis is gone, and whether somebody has been is not known."""
         failure.trap(StoreError)
-        self.told(0)
+        self.is_late()
 
     def heard(self, node: str, said: Any = None) -> None:
         """One of them has answered; the first word holds."""
@@ -207,7 +207,8 @@ class _Round:
         self._is_closed = True
         if self.timer is not None and self.timer.active():
             self.timer.cancel()
-        there = max(self._nodes, self._told or 0)
+        # Where Redis has said nothing there may be somebody.
+        there = max(self._nodes, 1 if self._told is None else self._told)
         self.done.callback(Gathered(self._answers, max(0, there - len(self._answers))))
 
 

@@ -232,6 +232,14 @@ def test_one_server_is_asked_by_its_name_and_nobody_else(exchange):
     for nobody in (name_of("d"), "", "@0", "b", "B" * 16, name_of("b") + "@0", "\ud800"):
         ask_one(nobody)
         assert found.pop() == Gathered({}, 0)
+    exchange.is_away = True
+    ask_one(name_of("b"))
+    assert found.pop() == Gathered({}, 1)
+    exchange.is_away, exchange.publish = False, lambda *_: Deferred()
+    here._publish = exchange.publish
+    ask_one(name_of("b"))
+    exchange.clock.advance(gather._PATIENCE)
+    assert found.pop() == Gathered({}, 1)
     ask_one(name_of("b"), is_up=False)
     assert (found.pop(), asked) == (Gathered({}, 1), [])
 
