@@ -74,7 +74,7 @@ const trip = (ms) => (ms < 999.5 ? `${ms.toFixed(ms < 99.95 ? 1 : 0)} ms` : `${(
 const STATES = { ready: "acknowledged", leaving: "suspect", silent: "dead", closed: "closed" };
 
 /** Why nobody should be sent to the server whose page this is, or to any. */
-const own_reason = ({ servers, unready }) => (servers.length === 1 && servers[0].unready) || unready;
+const own_reason = ({ servers, unready }) => (servers?.length === 1 && servers[0].unready) || unready;
 
 const upper = (sentence) => `${sentence[0].toUpperCase()}${sentence.slice(1)}.`;
 
