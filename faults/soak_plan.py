@@ -1,5 +1,9 @@
 """What goes wrong during a soak, and when: one seed's lots, drawn at a steady rate, so that the load stays the same.
 
+Before the measured part each client has had each kind of fault once, and each process has stood still for long. What
+is made for an end, or is as large as it ever gets, when something befalls it for the first time is there by then: with
+lots alone the rarest kind comes to a client once an hour, and what is measured would be that.
+
 The proxy carries out what befalls links, the soak itself what befalls processes; each draws the same plan. Starts
 nothing, and knows no time but seconds from the beginning.
 """
@@ -30,6 +34,9 @@ TOGETHER = 400
 
 #: Seconds between two faults of one client, on average.
 EVERY = 120.0
+
+#: The same before the measured part, at the least.
+_SOONEST = 60.0
 
 #: Every kind with its weight, and the seconds that it lasts at least and at most (0: at once).
 KINDS: dict[str, tuple[int, float, float]] = {
@@ -86,24 +93,42 @@ def process_of(address: str) -> int:
     return number_of(address) // TOGETHER if network == 1 else process
 
 
-def of_links(seed: int, clients: int, every: float = EVERY) -> Iterator[Fault]:
-    """Those of links, without end, in the order of their time; of each client one every so many seconds, on average."""
+def of_links(seed: int, clients: int, every: float = EVERY, warm: float = 0.0) -> Iterator[Fault]:
+    """Those of links, without end, in the order of their time; of each client one every so many seconds, on average.
+
+    In the first `warm` seconds each client has one of each kind, as far as these are long enough for that.
+    """
     chance = random.Random(f"{seed} links")  # noqa: S311  # lots, not secrets
     kinds, weights = list(KINDS), [weight for weight, _, _ in KINDS.values()]
+
+    def fault(at: float, kind: str, whom: int) -> Fault:
+        return Fault(at, kind, whom, chance.uniform(*KINDS[kind][1:]), chance.random())
+
     at = 0.0
+    turns = {whom: chance.sample(kinds, len(kinds)) for whom in range(clients)}
+    apart = min(every, max(_SOONEST, warm / len(kinds)))
+    for turn in range(min(len(kinds), int(warm / apart))):
+        for whom in chance.sample(range(clients), clients):
+            at += apart / clients
+            yield fault(at, turns[whom][turn], whom)
     while True:
         at += chance.expovariate(clients / every)
         kind = chance.choices(kinds, weights)[0]
-        yield Fault(at, kind, chance.randrange(clients), chance.uniform(*KINDS[kind][1:]), chance.random())
+        yield fault(at, kind, chance.randrange(clients))
 
 
-def of_processes(seed: int, processes: int) -> Iterator[Fault]:
-    """Those of client processes: each stands still for a while, with all its clients."""
+def of_processes(seed: int, processes: int, warm: float = 0.0) -> Iterator[Fault]:
+    """Those of client processes: each stands still for a while, with all its clients.
+
+    In the first `warm` seconds they do so for long in turn, as many as there are minutes.
+    """
     chance = random.Random(f"{seed} processes")  # noqa: S311  # lots, not secrets
     number = 0
     while True:
         number += 1
+        is_warm = number * _STOP_EVERY <= warm
         # The long ones come at even distances, or one third of a soak would have more of them than another.
-        bounds = _BRIEF if number % _EACH else _LONG
+        bounds = _BRIEF if number % _EACH and not is_warm else _LONG
+        whom = (number - 1) % processes if is_warm else chance.randrange(processes)
         at = (number - chance.uniform(0.3, 0.7)) * _STOP_EVERY
-        yield Fault(at, "stop", chance.randrange(processes), chance.uniform(*bounds), 0.0)
+        yield Fault(at, "stop", whom, chance.uniform(*bounds), 0.0)

@@ -1,6 +1,6 @@
 """A proxy on loopback that carries out a soak's plan: each link through it may be cut, lost, held back, or slowed down.
 
-    python -m faults.soak_proxy '{"port": server's, "seed": 1, "clients": 2000, "fault_every": 120.0, "every": 10.0}'
+    python -m faults.soak_proxy '{"port": server's, "seed": 1, "clients": 2000, "fault_every": 120.0, "warm": 600.0, …}'
 
 A client is known by its address (`soak_plan.address_of`), and the server sees the same one. Says where it `listens`; on
 SIGUSR2 the plan begins, on SIGUSR1 it ends, and what held links back is over. Every `fault` that befell a link is told,
@@ -270,7 +270,7 @@ class Proxy:
 
     def __init__(self, configured: dict[str, Any]) -> None:
         self.port: int = configured["port"]
-        self.plan = of_links(configured["seed"], configured["clients"], configured["fault_every"])
+        self.plan = of_links(configured["seed"], configured["clients"], configured["fault_every"], configured["warm"])
         self.links: dict[str, Link] = {}
         self.opening: set[asyncio.Task[None]] = set()
         #: Who is away, by his address, and until when.

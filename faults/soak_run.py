@@ -118,7 +118,7 @@ class Soak(Cast):
         plan = self.plan
         self.start_server()
         proxied = {"port": self.port, "seed": plan.seed, "clients": plan.clients, "every": plan.every}
-        proxied["fault_every"] = plan.fault_every
+        proxied |= {"fault_every": plan.fault_every, "warm": plan.warm}
         self.start("proxy", "soak_proxy", proxied)
         self.until(lambda: "proxy" in self.latest, _START, "the proxy does not start")
         url = f"ws://127.0.0.1:{self.latest['proxy']['port']}/ws"
@@ -194,7 +194,7 @@ class Soak(Cast):
         self.judge.begin(self.began)
         for program in (self.programs["proxy"], *self.crowds):
             program.signal(signal.SIGUSR2)
-        for fault in of_processes(self.plan.seed, self.plan.processes):
+        for fault in of_processes(self.plan.seed, self.plan.processes, self.plan.warm):
             if fault.at + fault.lasts > self.plan.seconds:
                 break
             name = f"clients {fault.whom}"

@@ -3,6 +3,7 @@
 import json
 import random
 import sys
+from itertools import product, takewhile
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,16 @@ def test_the_same_seed_draws_the_same_faults_at_a_steady_rate():
     assert half == pytest.approx(1500, rel=0.1)
     stops = [fault.lasts for fault, _ in zip(of_processes(7, 5), range(30), strict=False)]
     assert [at for at, lasts in enumerate(stops, 1) if lasts > 10] == [5, 10, 15, 20, 25, 30]
+
+
+def test_before_the_measured_part_everybody_has_had_everything_once():
+    """Ten minutes of 300 clients: each kind of each, and each process twice; in half a minute nobody is hurried."""
+    plan = list(takewhile(lambda fault: fault.at <= 600.5, of_links(7, 300, warm=600.0)))
+    assert sorted((fault.whom, fault.kind) for fault in plan) == sorted(product(range(300), KINDS))
+    stops = list(takewhile(lambda fault: fault.at <= 600, of_processes(7, 5, warm=600.0)))
+    assert [fault.whom for fault in stops if fault.lasts > 10] == [0, 1, 2, 3, 4] * 2
+    short = list(takewhile(lambda fault: fault.at < 30, of_links(7, 300, warm=30.0)))
+    assert len(short) == pytest.approx(300 * 30 / EVERY, rel=0.3)
 
 
 def test_only_who_could_hear_nothing_was_right_to_convict():
