@@ -59,6 +59,15 @@ def redis(tmp_path_factory):
 
 
 @pytest.fixture
+def own(tmp_path):
+    """A Redis of one's own, that forgets nothing."""
+    (tmp_path / "own").mkdir()
+    safe = ("--save", "", "--appendonly", "yes", "--appendfsync", "always")
+    with redis_server.RedisServer(tmp_path / "own", *safe) as redis:
+        yield redis
+
+
+@pytest.fixture
 def gather(redis, tmp_path, monkeypatch):
     """Have a fleet of so many servers; in the end all stop, and nothing of theirs is left."""
     # Not with this file: txredisapi imports the reactor, and which one that is has not been chosen yet.

@@ -788,15 +788,6 @@ def test_a_page_that_joins_while_its_server_is_taken_for_dead_is_swept_if_that_i
 # Redis goes, and servers begin anew.
 
 
-@pytest.fixture
-def own(tmp_path):
-    """A Redis of one's own, that forgets nothing."""
-    (tmp_path / "own").mkdir()
-    safe = ("--save", "", "--appendonly", "yes", "--appendfsync", "always")
-    with redis_server.RedisServer(tmp_path / "own", *safe) as redis:
-        yield redis
-
-
 def test_while_redis_is_away_what_is_said_waits_and_is_heard_once(own, gather):
     fleet, one, other = gather(redis=own, interval=60.0)
     alice, bob = joined(fleet, one, other)

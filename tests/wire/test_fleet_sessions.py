@@ -617,15 +617,6 @@ def test_a_server_that_starts_again_is_another_one(gather):
 # Redis goes, and comes back.
 
 
-@pytest.fixture
-def own(tmp_path):
-    """A Redis of one's own, that forgets nothing."""
-    (tmp_path / "own").mkdir()
-    safe = ("--save", "", "--appendonly", "yes", "--appendfsync", "always")
-    with redis_server.RedisServer(tmp_path / "own", *safe) as redis:
-        yield redis
-
-
 def test_while_redis_is_away_from_all_nobody_loses_anything_however_long_that_takes(own, gather):
     """Longer than all leases hold; whoever comes first is not to think that all others are dead."""
     fleet, one, other = gather(redis=own, refresh=QUICK)
