@@ -96,7 +96,7 @@ class Gatherer:
     def _ask(self, asked: _Round, channel: str, word: str, about: dict[str, Any], reactor: Any) -> Deferred[Gathered]:
         if len(self._rounds) >= _MOST:
             # They are missing, as if they had no time for it.
-            asked.told(0)
+            asked.is_late()
             return asked.done
         number = next(self._numbers)
         self._rounds[number] = asked

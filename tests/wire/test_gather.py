@@ -372,6 +372,10 @@ def test_so_many_questions_are_out_and_who_asks_more_hears_only_our_own_answer(e
     exchange.join("b", lambda word, about: later.append(Deferred()) or later[-1])
     out = [exchange.ask(here) for _ in range(gather._MOST)]
     assert exchange.ask(here) == [Gathered({"a": "totals of a"}, 1)]
+    # Nor is a server that is not asked now one that is not there.
+    found = []
+    here.ask_one(name_of("b"), "drain", {}, is_up=True, reactor=exchange.clock).addCallback(found.append)
+    assert found == [Gathered({}, 1)]
 
     exchange.rest()
     for answer in later:
