@@ -285,8 +285,9 @@ class Row {
         put(silent, connection ? span(connection.silent_for_s) : "–");
         put(age, connection ? span(connection.age_s) : "–");
         put(queue, connection ? size(connection.outgoing_bytes) : "–");
-        put(peer, connection ? `${connection.peer}, level ${connection.level}` : `${counted(client.sessions, "session")} kept`);
-        if (connection?.node) put(peer, `${connection.peer}, level ${connection.level}, at ${name_of(connection.node)}`);
+        const where = connection?.node ? `, at ${name_of(connection.node)}` : "";
+        const kept = `${counted(client.sessions, "session")} kept`;
+        put(peer, connection ? `${connection.peer}, level ${connection.level}${where}` : kept);
         this.button.hidden = !connection;
         this.#show_trip(connection?.rtt_ms ?? null, connection?.tcp_rtt_ms ?? null);
     }
