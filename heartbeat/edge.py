@@ -424,6 +424,7 @@ class Edge:
         """Abort the connection, wherever it stands."""
         if self.over:
             return
+        self.shared.ticker.dropped()
         self.protocol.dropConnection(abort=True)
         abort = getattr(self.protocol.transport, "abortConnection", None)
         if abort is not None:

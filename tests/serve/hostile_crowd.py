@@ -23,6 +23,10 @@ HERE = Path(__file__).parent
 
 GOOD, HOSTILE = 1000, 10_000
 
+# So long it is measured before the crowd comes and while it is there: of five seconds, a twentieth of one in which the
+# machine did something else would be the hundredth.
+MEASURED = 15
+
 # Files of the server that are no connections, and of a crowd that comes back faster than it is closed.
 SPARE = 1000
 
@@ -59,6 +63,16 @@ def pinned_to(core):
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
+def goes_first(program):
+    """On the core that it shares with the crowd, whenever it is ready: what it waits there after it has noted the time,
+    and before its ping is out, would be the server's.
+    """
+    try:
+        os.sched_setscheduler(program.pid, os.SCHED_FIFO, os.sched_param(1))
+    except PermissionError:
+        print("not root: those who beat wait for the crowd, and their figures say so")
+
+
 def open_files(program):
     return len(list(Path(f"/proc/{program.pid}/fd").iterdir()))
 
@@ -90,19 +104,19 @@ def test_a_thousand_beat_on_beside_ten_thousand_who_mean_harm(tmp_path):
         port = str(port_of(server))
         with pinned_to(cores[-1]):
             good = stack.enter_context(Crowd([tmp_path / "crowd", port, "good", str(GOOD)]))
+            goes_first(good)
             before = good.saw_in(3)
             assert before["open"] == GOOD
-            before = good.saw_in(8)
+            before = good.saw_in(MEASURED)
             told("before", before, server)
             memory, files = resident(server.pid), open_files(server)
             crowd = stack.enter_context(Crowd([tmp_path / "crowd", port, "crowd", str(hostile)]))
         # A thousand come in a second.
         good.saw_in(hostile / 1000 + 5)
-        during, memories = [], []
-        for _ in range(3):
-            during.append(good.saw_in(5))
-            memories.append(resident(server.pid))
-            told("during", during[-1], server)
+        memories = [resident(server.pid)]
+        during = good.saw_in(MEASURED)
+        told("during", during, server)
+        memories.append(resident(server.pid))
         seen = crowd.saw()
         print("the crowd: " + ", ".join(f"{k} {v['opened']}/{v['ended']}/{v['refused']}" for k, v in kinds_of(seen)))
         crowd.signal(signal.SIGTERM)
@@ -117,11 +131,11 @@ def test_a_thousand_beat_on_beside_ten_thousand_who_mean_harm(tmp_path):
 
         # Of every kind somebody did what he came for.
         assert len(dict(kinds_of(seen))) == 12
-        for one in (*during, *afterwards):
+        for one in (during, *afterwards):
             # Nobody who beats was closed, nor left unanswered.
             assert (one["open"], one["good"]["ended"]) == (GOOD, 0)
             assert one["pongs"] >= 0.9 * one["good"]["acted"]
-        assert max(one["p99_us"] for one in during) < 5 * before["p99_us"]
+        assert during["p99_us"] < 5 * before["p99_us"]
         assert after["p99_us"] < 2 * before["p99_us"]
         # 30 KiB a connection of the crowd, and the outgoing bound of those who do not read; and it does not go on.
         assert max(memories) < memory + hostile * 30 / 1024 + 1.5 * hostile * 2 / 1000

@@ -800,11 +800,12 @@ def test_little_is_read_at_a_time_but_for_what_is_left_of_one_frame():
         line.peer.send(b"x" * 200_000)
         reader = read_little(line.transport)
         assert reader is line.transport
+        line.turn()
         for rest in (0, 10, 1000):
-            read_up_to(reader, rest)
+            read_up_to(reader, rest, 160)
             line.turn()
-        assert line.transport.protocol.read == [256, 256, 1000]
-        read_up_to(reader, 100_000)
+        assert line.transport.protocol.read == [64, 160, 160, 1000]
+        read_up_to(reader, 100_000, 160)
         assert reader.bufferSize == 65_536
     finally:
         line.close()

@@ -427,6 +427,25 @@ def test_few_look_in_a_slice_however_quick_they_are(ticker, clock):
     assert order.index("other") == 8
 
 
+def test_two_drop_their_connections_in_a_slice(ticker, clock):
+    """What the reactor has to do for those comes at the beginning of its next turn, before anybody is read."""
+    order = []
+
+    class Drops(Entry):
+        def due(self, now):
+            order.append("dropped")
+            ticker.dropped()
+
+    for _ in range(40):
+        ticker.wheel.arm(Drops(), 0.1)
+    clock.callLater(TICK, order.append, "other")
+
+    clock.advance(TICK)
+
+    assert order.count("dropped") == 40
+    assert order.index("other") == 2
+
+
 def test_what_is_left_of_several_ticks_has_one_slice_a_turn(ticker, clock):
     """However late it is, others have their turn as often."""
     for at in range(4):
