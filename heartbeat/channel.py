@@ -43,6 +43,10 @@ class Connection(Protocol):
         """Give a message to its handler, which may take its time. Fails with PeerError where nobody takes it."""
         ...
 
+    def let_go(self) -> None:
+        """The session needs it no more, if it is gone."""
+        ...
+
 
 class Owner(Protocol):
     """What all channels of one end have in common."""
@@ -183,6 +187,7 @@ class Channel:
 
     def attach(self, connection: Connection) -> None:
         """From now on this connection carries it."""
+        self._forget_last()
         self.connection = self._last = connection
         self.progress_at = self._owner.now()
         if self.session.is_full:
@@ -192,7 +197,16 @@ class Channel:
         """Nobody carries it for now."""
         self.connection = None
         if self.session.is_idle:
-            self._last = None
+            self._forget_last()
+
+    def needs(self, connection: Connection) -> bool:
+        """Whether messages whose turn is still to come are handed to this connection, which is gone."""
+        return self._last is connection and not self.ended
+
+    def _forget_last(self) -> None:
+        last, self._last = self._last, None
+        if last is not None:
+            last.let_go()
 
     def restore(self, receipts: Sequence[str | None]) -> None:
         """The session comes from a store, with these receipts of what it keeps."""
@@ -252,6 +266,7 @@ class Channel:
             self._owner.expire(self, effects)
         self._owner.over(self, error)
         self._fail(waiting, error)
+        self._forget_last()
 
     def suspend(self, reason: str) -> Unconfirmed:
         """This process lets go of the session, which goes on in its store; returns what was not confirmed by then."""
@@ -260,6 +275,7 @@ class Channel:
         self.ended = reason
         error, waiting = self._never_confirmed()
         self._fail(waiting, error)
+        self._forget_last()
         return error
 
     def _never_confirmed(self) -> tuple[Unconfirmed, list[QuietDeferred | None]]:
@@ -545,7 +561,7 @@ class Channel:
             if session.owes:
                 self._owner.owes(self)
         if self.connection is None and session.is_idle:
-            self._last = None
+            self._forget_last()
 
     def acknowledge(self) -> None:
         """Tell the peer what was handled, unless something that went out meanwhile has."""

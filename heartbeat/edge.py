@@ -65,16 +65,6 @@ _UNCOUNTED = 1 << 62
 SHORT = 1024
 
 
-class _Gone:
-    """In the place of a protocol that is gone."""
-
-    state = WebSocketProtocol.STATE_CLOSED
-    peer = "a peer that is gone"
-
-
-_GONE = _Gone()
-
-
 class Edge:
     """The heartbeat of one connection at its transport.
 
@@ -230,13 +220,7 @@ class Edge:
         self.shared.one_is_gone()
 
     def let_go(self) -> None:
-        """All is told of the connection that is gone: its protocol may go, unless somebody still has to do with it.
-
-        Each knows the other, and both would wait for the garbage collector, which looks seldom where many come and go.
-        """
-        judged = self.link is None or not self.link.is_judging
-        if self.over and judged and (self.channel is None or self.channel.session.is_idle):
-            self.protocol = _GONE
+        """Its session needs it no more. Its protocol stays, where that is somebody's who may ask it how it ended."""
 
     def due(self, now: float) -> None:
         """The armed time has come."""

@@ -42,10 +42,20 @@ _UNREAD = 65_536
 _TOO_FAST = "too many messages a second (setting message_rate)"
 
 
+class _Gone:
+    """In the place of a protocol that is gone."""
+
+    state = WebSocketProtocol.STATE_CLOSED
+    peer = "a peer that is gone"
+
+
+_GONE = _Gone()
+
+
 class ServerEdge(Edge):
     """A server's edge: a candidate until its opening is judged."""
 
-    __slots__ = ("_pacing", "_sent", "account", "is_asked_for", "opened_at")
+    __slots__ = ("_pacing", "_sent", "account", "holds", "is_asked_for", "opened_at")
 
     shared: ServerShared
     link: ServerLink | None
@@ -58,6 +68,8 @@ class ServerEdge(Edge):
         #: Arrival: the address that it counts for.
         self.account: Account | None = None
         self._pacing: Pacing | None = None
+        #: Who still has to do with its protocol: it itself until all is told of its end, and each judgement under way.
+        self.holds = 1
         # The highest number that a client which comes back says it has sent.
         self._sent = 0
 
@@ -251,8 +263,8 @@ class ServerEdge(Edge):
         admission = self.shared.admission
         judging = admission.judge_plain(self) if opening is None else admission.judge(self, opening)
         judging.addErrback(lambda failure: self.guarded(failure.raiseException))
-        # It may be gone by then.
-        judging.addCallback(lambda _: self.let_go())
+        self.holds += 1
+        judging.addCallback(lambda _: self.release_protocol())
         if self.waits:
             self.hold(JUDGED)
             self.limit(self.shared.settings.judge_timeout, self._not_in_time)
@@ -271,6 +283,19 @@ class ServerEdge(Edge):
         """The peer broke a rule on which the session rests."""
         if self.channel is not None:
             self.shared.sessions.broken(self.channel)
+
+    def release_protocol(self) -> None:
+        """One less has to do with its protocol."""
+        self.holds -= 1
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Its protocol may go when all is told, unless its session still hands it messages.
+
+        Each knows the other, and both would wait for the garbage collector, which looks seldom where many come and go.
+        """
+        if not self.holds and (self.channel is None or not self.channel.needs(self)):
+            self.protocol = _GONE
 
     def _not_in_time(self) -> None:
         if self.is_asked_for:

@@ -3,7 +3,7 @@
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 
-from heartbeat import SessionFull
+from heartbeat import HeartbeatServerProtocol, SessionFull
 from heartbeat.auth import Credentials, Unauthorized
 from heartbeat.core.presence import Standing
 from heartbeat.store import MemoryStore
@@ -185,6 +185,88 @@ def test_who_has_left_before_it_was_judged_gets_nothing(serve_with, enter, world
 
     assert factory.heartbeat.sessions.channels == {}
     assert factory.presence.client_ids() == ()
+
+
+# Of a connection that is gone: its edge and its protocol hold each other, and are parted, or the collector has to.
+
+
+def edge_of(world, number=0):
+    return world.connections[number][0].protocol._heartbeat
+
+
+def holds_its_protocol(edge):
+    return isinstance(edge.protocol, HeartbeatServerProtocol)
+
+
+def test_who_never_opened_is_let_go(serve, connect, world):
+    serve()
+    peer = connect()
+    peer.write(b"GET /ws HTTP/1.1\r\n")
+    edge = edge_of(world)
+    assert holds_its_protocol(edge)
+
+    world.advance(30)
+
+    assert peer.ended is not None
+    assert not holds_its_protocol(edge)
+
+
+@pytest.mark.parametrize("outcome", ["admitted", "refused", "failed"])
+def test_who_has_left_is_let_go_when_it_is_judged(serve_with, enter, world, failures, outcome):
+    """Also where more had come meanwhile, which nobody answers."""
+    decided = Deferred()
+    serve_with(Tokens(answer=lambda name: decided))
+    page = enter(token="secret")
+    page.say({"type": "ping"})
+    edge = edge_of(world)
+    gone(page, world)
+    assert holds_its_protocol(edge)
+
+    if outcome == "admitted":
+        decided.callback("alice")
+    else:
+        decided.errback(Unauthorized("no") if outcome == "refused" else ZeroDivisionError())
+    world.advance(1)
+
+    assert not holds_its_protocol(edge)
+    failures.flush(ZeroDivisionError)
+
+
+def test_whose_message_is_being_handled_is_let_go_when_that_is_done(serve, enter, world):
+    handled = []
+    serve().register("note", lambda protocol, message: handled.append(Deferred()) or handled[-1])
+    page = enter(client_id="alice")
+    page.say({"type": "note", "seq": 1}, {"type": "note", "seq": 2})
+    edge = edge_of(world)
+    gone(page, world)
+    assert holds_its_protocol(edge)
+    handled[0].callback(None)
+    world.advance(0.1)
+    assert holds_its_protocol(edge), "the other one is handed to it"
+
+    handled[1].callback(None)
+    world.advance(0.1)
+
+    assert not holds_its_protocol(edge)
+
+
+@pytest.mark.parametrize("ends", ["resumed", "expired"])
+def test_whose_handler_takes_long_is_let_go_with_its_session(serve, enter, world, ends):
+    """Another connection hands the session its messages from then on, or nobody does."""
+    serve(window=5.0).register("note", lambda protocol, message: Deferred())
+    page = enter(client_id="alice")
+    page.say({"type": "note", "seq": 1}, {"type": "note", "seq": 2})
+    edge = edge_of(world)
+    gone(page, world)
+    assert holds_its_protocol(edge)
+
+    if ends == "resumed":
+        enter(session=session_of(page, sent=2))
+        assert holds_its_protocol(edge_of(world, 1))
+    else:
+        world.advance(10)
+
+    assert not holds_its_protocol(edge)
 
 
 def test_credentials_do_not_show_their_token():
