@@ -6,6 +6,7 @@ whether the attempt is a new one, then whether anything is missing. A refusal ch
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Generator
 from hmac import compare_digest
 from typing import Any, Protocol
@@ -125,7 +126,7 @@ class Admission:
             identity = checked_identity((yield asked))
         except Unauthorized as refusal:
             candidate.refused(CloseCode.UNAUTHORIZED, str(refusal) or "not authorized")
-        except Exception:  # noqa: BLE001  # an application's hook may raise anything
+        except (Exception, CancelledError):  # noqa: BLE001  # an application's hook may raise anything; asyncio's is none
             _log.failure("the authenticator failed")
             candidate.refused(CloseCode.UNAUTHORIZED, "who you are could not be judged")
         else:
@@ -229,6 +230,9 @@ class Admission:
         """Let it in, with the session that it has resumed."""
         channel.session.resume(resume.last)
         channel.confirmed()
+        if channel.ended:
+            candidate.refused(CloseCode.OVERLOAD, "the session has ended already")
+            return
         candidate.admitted(channel, resumed=True, reason="")
         for resumed in self._sessions.resumed:
             resumed(channel)

@@ -256,6 +256,7 @@ class Channel:
         if self.ended:
             return
         self.ended = reason
+        self._forget_last()
         session = self.session
         error, waiting = self._never_confirmed()
         if session.sid:
@@ -266,16 +267,15 @@ class Channel:
             self._owner.expire(self, effects)
         self._owner.over(self, error)
         self._fail(waiting, error)
-        self._forget_last()
 
     def suspend(self, reason: str) -> Unconfirmed:
         """This process lets go of the session, which goes on in its store; returns what was not confirmed by then."""
         if self.ended:
             return Unconfirmed((), self.ended)
         self.ended = reason
+        self._forget_last()
         error, waiting = self._never_confirmed()
         self._fail(waiting, error)
-        self._forget_last()
         return error
 
     def _never_confirmed(self) -> tuple[Unconfirmed, list[QuietDeferred | None]]:

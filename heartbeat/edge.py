@@ -368,6 +368,7 @@ class Edge:
         at_limit = self._at_limit
         if at_limit is not None and now >= self._limit:
             self.unlimit()
+            self.shared.ticker.leaves()
             at_limit()
         link = self.link
         if self.dead:
@@ -408,7 +409,6 @@ class Edge:
         """Abort the connection, wherever it stands."""
         if self.over:
             return
-        self.shared.ticker.dropped()
         self.protocol.dropConnection(abort=True)
         abort = getattr(self.protocol.transport, "abortConnection", None)
         if abort is not None:

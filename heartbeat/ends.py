@@ -55,7 +55,7 @@ _GONE = _Gone()
 class ServerEdge(Edge):
     """A server's edge: a candidate until its opening is judged."""
 
-    __slots__ = ("_pacing", "_sent", "account", "holds", "is_asked_for", "opened_at")
+    __slots__ = ("_pacing", "_sent", "account", "is_asked_for", "is_told", "opened_at")
 
     shared: ServerShared
     link: ServerLink | None
@@ -68,8 +68,8 @@ class ServerEdge(Edge):
         #: Arrival: the address that it counts for.
         self.account: Account | None = None
         self._pacing: Pacing | None = None
-        #: Who still has to do with its protocol: it itself until all is told of its end, and each judgement under way.
-        self.holds = 1
+        #: Whether all is told of its end.
+        self.is_told = False
         # The highest number that a client which comes back says it has sent.
         self._sent = 0
 
@@ -263,8 +263,6 @@ class ServerEdge(Edge):
         admission = self.shared.admission
         judging = admission.judge_plain(self) if opening is None else admission.judge(self, opening)
         judging.addErrback(lambda failure: self.guarded(failure.raiseException))
-        self.holds += 1
-        judging.addCallback(lambda _: self.release_protocol())
         if self.waits:
             self.hold(JUDGED)
             self.limit(self.shared.settings.judge_timeout, self._not_in_time)
@@ -284,17 +282,13 @@ class ServerEdge(Edge):
         if self.channel is not None:
             self.shared.sessions.broken(self.channel)
 
-    def release_protocol(self) -> None:
-        """One less has to do with its protocol."""
-        self.holds -= 1
-        self.let_go()
-
     def let_go(self) -> None:
         """Its protocol may go when all is told, unless its session still hands it messages.
 
         Each knows the other, and both would wait for the garbage collector, which looks seldom where many come and go.
+        Whoever still judges it asks whether it waits, before anything else, and it does not.
         """
-        if not self.holds and (self.channel is None or not self.channel.needs(self)):
+        if self.is_told and (self.channel is None or not self.channel.needs(self)):
             self.protocol = _GONE
 
     def _not_in_time(self) -> None:

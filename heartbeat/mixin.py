@@ -431,7 +431,8 @@ class HeartbeatServerMixin(FastPath, Heartbeat):
     def _onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         super()._onClose(wasClean, code, reason)
         if self._heartbeat is not None:
-            self._heartbeat.release_protocol()
+            self._heartbeat.is_told = True
+            self._heartbeat.let_go()
 
     def _heartbeat_unknown(self, message: dict[str, Any]) -> Deferred[Any] | None:
         """Nobody takes it: say so, unless it is an error, which is never answered."""

@@ -49,6 +49,9 @@ _RTT_AT = 68
 #: shortest kind, which Autobahn takes some 20 us each for; of others a frame of the fast path, whole.
 LEAST, LITTLE = 64, 160
 
+# Over TLS nothing is there before its record is, which may be 16 KiB; these are few steps to a large one.
+_OF_A_RECORD = 2048
+
 # As Twisted reads.
 _MUCH = 65_536
 
@@ -138,18 +141,21 @@ def round_trip(transport: Any) -> float | None:
 def read_little(transport: Any) -> Any:
     """Have little read from it at a time: Twisted reads 64 KiB, which may be thousands of messages.
 
-    Returns what `read_up_to` takes, None where nothing can be done.
+    Returns what `read_up_to` takes; None where nothing can be done, or where it makes no difference: over TLS.
     """
-    transport = _below(transport)
+    is_secured = False
+    while isinstance(transport, ProtocolWrapper):
+        is_secured = is_secured or isinstance(transport, TLSMemoryBIOProtocol)
+        transport = transport.transport
     if not isinstance(transport, FileDescriptor):
         return None
-    transport.bufferSize = LEAST
-    return transport
+    transport.bufferSize = _OF_A_RECORD if is_secured else LEAST
+    return None if is_secured else transport
 
 
 def read_up_to(reader: Any, count: int, least: int) -> None:
-    """Have so many bytes read at the next time, all of them of one frame; at least so many."""
-    reader.bufferSize = least if count <= least else min(count, _MUCH)
+    """Have what is left of a frame read next, up to where another begins; where that is nothing, so many bytes."""
+    reader.bufferSize = min(count, _MUCH) if count else least
 
 
 def read_last(transport: Any) -> None:

@@ -188,9 +188,11 @@ class ServerSessions(Sessions):
 
     def left(self, channel: Channel, connection: Connection, *, for_good: bool) -> None:
         """A connection is gone; `for_good` where its session is over by that."""
-        if channel.connection is not connection or channel.ended:
+        if channel.connection is not connection:
             return
         channel.detach()
+        if channel.ended:
+            return
         if for_good:
             channel.end("closed")
         else:

@@ -28,11 +28,11 @@ _log = Logger()
 # By how much sums of seconds may differ that should be equal; no round trip is as short.
 _ROUNDING = 1e-6
 
-# So many seconds of a tick are spent on them without a turn of the reactor, and so many of them look: whoever is
-# dropped meanwhile is seen to in that turn, which costs more than the look, as much as so many.
+# So many seconds of a tick are spent on them without a turn of the reactor, and so many of them look: whoever has to
+# leave is seen to in that turn, which costs more than the look, as much as so many. Of ticks that pile up each has it.
 _SLICE = 0.00025
 _LOOKS = 8
-_A_DROP = 3
+_A_LEAVE = 3
 
 # A machine that slept for less may as well have been busy.
 _SLEPT = 2.0
@@ -120,7 +120,7 @@ class Ticker:
         self._loop.clock = reactor
         # Those who are due and have not looked yet.
         self._handed_out: deque[Iterator[Entry]] = deque()
-        # How many have looked in this turn of the reactor; what they leave to do for the next counts as so many more.
+        # How many have looked since the reactor turned; what they leave to do for its next turn counts as so many more.
         self._looks = 0
         self._turning: list[Callable[[], None]] = []
         self._turn: Any = None
@@ -163,9 +163,9 @@ class Ticker:
         if self._turn is None:
             self._turn = self.reactor.callLater(0, self._turned)
 
-    def dropped(self) -> None:
-        """Somebody drops a connection: the reactor has to do with that in its next turn."""
-        self._looks += _A_DROP
+    def leaves(self) -> None:
+        """Whoever looks just now leaves: the reactor has to do with that in its next turn."""
+        self._looks += _A_LEAVE
 
     def poke(self) -> None:
         """Set every timer of ours anew, if the reactor's clock has jumped, and they lie an hour ahead."""
@@ -210,13 +210,13 @@ class Ticker:
 
     def _hand_out(self) -> None:
         """Have those look who are due; where there are many, others have a turn of the reactor in between."""
-        raw, now = self.raw(), self.now()
+        raw, now, behind = self.raw(), self.now(), len(self._handed_out)
         self._looks = 0
         while self._handed_out:
             for entry in self._handed_out[0]:
                 entry.due(now)  # type: ignore[attr-defined]  # whoever sits in this wheel is Timed
                 self._looks += 1
-                if self._looks >= _LOOKS or self.raw() - raw > _SLICE:
+                if self._looks >= _LOOKS * behind or self.raw() - raw > _SLICE * behind:
                     # The next tick may have come while there is something left of this one.
                     if self._users and self._hand_out not in self._turning:
                         self.turn(self._hand_out)

@@ -1,5 +1,7 @@
 """Who is let in, as whom, to which session, and how much is kept for him: a server's judgement of openings."""
 
+import asyncio
+
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 
@@ -144,6 +146,16 @@ def test_an_authenticator_that_breaks_lets_nobody_in_and_is_a_bug(serve_with, en
     assert len(failures.flush(ZeroDivisionError)) == 1
 
 
+def test_an_authenticator_of_asyncio_that_is_cancelled_has_failed(serve_with, enter, failures):
+    """Its CancelledError is no Exception."""
+    serve_with(Tokens(answer=lambda name: fail(asyncio.CancelledError())))
+
+    page = enter(token="secret")
+
+    assert (page.closed_with, page.close_reason) == (4401, "who you are could not be judged")
+    assert len(failures.flush(asyncio.CancelledError)) == 1
+
+
 def test_while_it_is_judged_everything_waits_behind_the_answer(serve_with, enter, world):
     decided = Deferred()
     factory = serve_with(Tokens(answer=lambda name: decided))
@@ -212,24 +224,39 @@ def test_who_never_opened_is_let_go(serve, connect, world):
 
 
 @pytest.mark.parametrize("outcome", ["admitted", "refused", "failed"])
-def test_who_has_left_is_let_go_when_it_is_judged(serve_with, enter, world, failures, outcome):
-    """Also where more had come meanwhile, which nobody answers."""
+def test_who_has_left_is_let_go_though_it_is_still_judged(serve_with, enter, world, failures, outcome):
+    """Also where more had come meanwhile, which nobody answers; what is decided at last changes nothing."""
     decided = Deferred()
-    serve_with(Tokens(answer=lambda name: decided))
+    factory = serve_with(Tokens(answer=lambda name: decided))
     page = enter(token="secret")
     page.say({"type": "ping"})
     edge = edge_of(world)
-    gone(page, world)
     assert holds_its_protocol(edge)
 
+    gone(page, world)
+
+    assert not holds_its_protocol(edge)
     if outcome == "admitted":
         decided.callback("alice")
     else:
         decided.errback(Unauthorized("no") if outcome == "refused" else ZeroDivisionError())
     world.advance(1)
+    assert factory.heartbeat.sessions.channels == {}
+    assert page.messages == []
+    assert len(failures.flush(ZeroDivisionError)) == (outcome == "failed")
 
+
+def test_who_is_never_judged_is_let_go_when_that_was_too_long(serve_with, enter, world):
+    """Whoever was to decide has it for ever, with what was asked."""
+    asked = []
+    serve_with(Tokens(answer=lambda name: asked.append(Deferred()) or asked[0]))
+    page = enter(token="secret")
+    edge = edge_of(world)
+
+    world.advance(8)
+
+    assert (page.closed_with, asked[0].called) == (4401, False)
     assert not holds_its_protocol(edge)
-    failures.flush(ZeroDivisionError)
 
 
 def test_whose_message_is_being_handled_is_let_go_when_that_is_done(serve, enter, world):
@@ -267,6 +294,21 @@ def test_whose_handler_takes_long_is_let_go_with_its_session(serve, enter, world
         world.advance(10)
 
     assert not holds_its_protocol(edge)
+
+
+def test_whose_session_ends_while_it_is_carried_is_no_circle_with_it(serve, enter, world):
+    """Its edge knows the end of the session, which knows it no more."""
+    factory = serve()
+    page = enter(client_id="alice")
+    edge = edge_of(world)
+    (channel,) = factory.heartbeat.sessions.channels.values()
+    assert channel.connection is edge
+
+    channel.end("gap")
+    gone(page, world)
+
+    assert edge.channel is channel
+    assert channel.connection is None
 
 
 def test_credentials_do_not_show_their_token():

@@ -189,6 +189,20 @@ def test_of_a_connection_that_is_gone_nothing_is_kept(serve, connect, world):
     assert len(factory.heartbeat.ticker.wheel) == 0
 
 
+def test_of_forty_whose_requests_are_late_two_are_dropped_in_a_turn(serve, connect, world, monkeypatch):
+    """What the reactor has to do for each of them comes before anybody is read in its next turn."""
+    ticker = serve().heartbeat.ticker
+    turns, turn = [], ticker.turn
+    monkeypatch.setattr(ticker, "turn", lambda then: turns.append(then) or turn(then))
+    peers = [connect() for _ in range(40)]
+
+    world.advance(10)
+
+    assert all(peer.ended is not None for peer in peers)
+    # The rest of a tick has a turn each, and they came due in several ticks.
+    assert len(turns) >= 40 // 2 - 4
+
+
 def test_a_service_that_stops_closes_what_is_open(connect, world, serve):
     """1012, so that clients come back later; and it says when the last of them is gone."""
     factory = serve()

@@ -804,9 +804,23 @@ def test_little_is_read_at_a_time_but_for_what_is_left_of_one_frame():
         for rest in (0, 10, 1000):
             read_up_to(reader, rest, 160)
             line.turn()
-        assert line.transport.protocol.read == [64, 160, 160, 1000]
+        assert line.transport.protocol.read == [64, 160, 10, 1000]
         read_up_to(reader, 100_000, 160)
         assert reader.bufferSize == 65_536
     finally:
         line.close()
     assert read_little(StringTransport()) is None
+
+
+def test_over_tls_where_nothing_is_there_before_its_record_is_little_is_more():
+    line = Line(Protocol())
+    try:
+        secured = TLSMemoryBIOFactory(trust_anybody("test"), True, Factory.forProtocol(Protocol)).buildProtocol(None)
+        secured.transport = line.transport
+        wrapped = ProtocolWrapper(None, Protocol())
+        wrapped.transport = secured
+
+        assert read_little(wrapped) is None
+        assert line.transport.bufferSize == 2048
+    finally:
+        line.close()

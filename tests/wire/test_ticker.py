@@ -427,14 +427,14 @@ def test_few_look_in_a_slice_however_quick_they_are(ticker, clock):
     assert order.index("other") == 8
 
 
-def test_two_drop_their_connections_in_a_slice(ticker, clock):
+def test_two_leave_in_a_slice(ticker, clock):
     """What the reactor has to do for those comes at the beginning of its next turn, before anybody is read."""
     order = []
 
     class Drops(Entry):
         def due(self, now):
             order.append("dropped")
-            ticker.dropped()
+            ticker.leaves()
 
     for _ in range(40):
         ticker.wheel.arm(Drops(), 0.1)
