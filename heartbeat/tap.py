@@ -291,7 +291,7 @@ class Options(usage.Options):
         kind, _, path = self["store"].partition(":")
         if kind == "sqlite" and path:
             return SqliteStore(path)
-        if kind in ("redis", "rediss", "redis+unix", "redis+sentinel") and path:
+        if kind in ("redis", "rediss", "redis+unix", "redis+sentinel", "rediss+sentinel") and path:
             try:
                 from heartbeat.cluster.store import RedisStore  # noqa: PLC0415  # only whoever asks for it needs it
             except ImportError as error:
@@ -329,7 +329,7 @@ _WITHOUT_REDIS = "without the extra redis: pip install 'txheartbeat[redis]'"
 def _without_credentials(url: str) -> str:
     scheme, slashes, rest = url.partition("://")
     # What sentinels are told stands behind a question mark.
-    rest = rest.partition("?")[0] if scheme == "redis+sentinel" else rest
+    rest = rest.partition("?")[0] if scheme.endswith("+sentinel") else rest
     return scheme + slashes + rest.rpartition("@")[2]
 
 

@@ -13,9 +13,9 @@ from zope.interface import implementer
 
 from heartbeat.core.errors import SettingError
 
-__all__ = ["endpoint_of", "trust_anybody", "trust_file"]
+__all__ = ["certificates_in", "endpoint_of", "trust_anybody", "trust_file"]
 
-_END = b"-----END CERTIFICATE-----"
+_BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 
 
 def endpoint_of(factory: Any, tls: Any) -> Any:
@@ -29,14 +29,19 @@ def endpoint_of(factory: Any, tls: Any) -> Any:
 
 def trust_file(host: str, path: str) -> Any:
     """Trust the certificates in a PEM file, for `host`. Raises SettingError when there are none."""
+    return optionsForClientTLS(host, trustRoot=trustRootFromCertificates(certificates_in(path, "cacert")))
+
+
+def certificates_in(path: str, setting: str) -> list[Certificate]:
+    """The certificates in a PEM file. Raises SettingError, of this setting, when there are none."""
     try:
         blocks = Path(path).read_bytes().split(_END)[:-1]
-        certificates = [Certificate.loadPEM(block[block.index(b"-----BEGIN") :] + _END) for block in blocks]
+        certificates = [Certificate.loadPEM(block[block.index(_BEGIN) :] + _END) for block in blocks]
     except (OSError, ValueError, SSL.Error, crypto.Error) as error:
-        raise SettingError("cacert", path, f"a readable file of PEM certificates ({error})") from None
+        raise SettingError(setting, path, f"a readable file of PEM certificates ({error})") from None
     if not certificates:
-        raise SettingError("cacert", path, "a file with at least one PEM certificate")
-    return optionsForClientTLS(host, trustRoot=trustRootFromCertificates(certificates))
+        raise SettingError(setting, path, "a file with at least one PEM certificate")
+    return certificates
 
 
 @implementer(IOpenSSLClientConnectionCreator)

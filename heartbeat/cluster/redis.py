@@ -16,17 +16,18 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import hiredis  # noqa: F401  # txredisapi says nothing where it is not there
 from twisted.internet.defer import Deferred, fail, gatherResults, succeed
-from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
+from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.protocol import Factory
-from twisted.internet.ssl import optionsForClientTLS
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from txredisapi import HiredisProtocol, ResponseError
 
 from heartbeat.cluster.fleet_scripts import FLEET_ASKED, FLEET_READING
 from heartbeat.cluster.scripts import ASKED, READING
-from heartbeat.cluster.sentinel import SCHEME, Sentinels
+from heartbeat.cluster.sentinel import SCHEMES, Sentinels, endpoint_to
+from heartbeat.cluster.tls import Tls, query_of
 from heartbeat.core.errors import SettingError, StoreError
+from heartbeat.endings import is_of_tls, reason_of
 
 __all__ = ["Redis"]
 
@@ -46,8 +47,8 @@ _FIRST, _LAST = 0.05, 1.0
 _SCRIPTS = ASKED | READING | FLEET_ASKED | FLEET_READING
 _HASHES = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in _SCRIPTS.items()}  # noqa: S324  # Redis' name
 _WANTS = (
-    "redis://[[user]:password@]host[:port][/database], rediss:// for TLS, redis+unix:///path[?database=0], or"
-    " redis+sentinel://[[user]:password@]host[:port][,host[:port]...]/master[/database]"
+    "redis://[[user]:password@]host[:port][/database], redis+unix:///path[?database=0], or"
+    " redis+sentinel://[[user]:password@]host[:port][,host[:port]...]/master[/database], and rediss for redis with TLS"
 )
 
 
@@ -86,13 +87,22 @@ class Redis:
         self.url = _without_password(url)
         #: Those who know which Redis it is, where there are several.
         self.sentinels: Sentinels | None = None
+        self._tls: Tls | None = None
         try:
-            if url.startswith(SCHEME + ":"):
-                self.sentinels = Sentinels(url)
+            if url.partition(":")[0] in SCHEMES:
+                self.sentinels = Sentinels(url, setting)
                 self.database = self.sentinels.database
             else:
                 self._parts = parts = urlsplit(url)
                 self.database = _database_of(parts)
+                if parts.scheme == "rediss":
+                    asked = query_of(parts.query)
+                    self._tls = Tls(asked, setting)
+                    if asked:
+                        raise ValueError(parts.query)
+        except SettingError:
+            # Of a file that it names.
+            raise
         except ValueError:
             raise SettingError(setting, self.url, _WANTS) from None
         #: Where the master is, of those who said of themselves that they are it the last; None without sentinels.
@@ -130,7 +140,7 @@ class Redis:
         """The way to it, once it was started."""
         if self.sentinels is not None:
             return self.sentinels.endpoint(self._reactor)
-        return _endpoint_of(self._parts, self._reactor)
+        return _endpoint_of(self._parts, self._tls, self._reactor)
 
     @property
     def credentials(self) -> list[str]:
@@ -428,6 +438,8 @@ def _plain(reply: Any) -> Any:
 
 def _why(failure: Failure) -> str:
     error = failure.value
+    if is_of_tls(failure):
+        return reason_of(failure)
     return str(error) if isinstance(error, StoreError | ResponseError) else failure.getErrorMessage()
 
 
@@ -442,23 +454,23 @@ def _database_of(parts: SplitResult) -> int:
         parts.scheme not in ("redis", "rediss")
         or not parts.hostname
         or parts.port == 0
-        or parts.query
+        or (parts.query and parts.scheme != "rediss")
         or parts.fragment
     ):
         raise ValueError(parts.scheme)
     return int(parts.path.strip("/") or 0)
 
 
-def _endpoint_of(parts: SplitResult, reactor: Any) -> Any:
+def _endpoint_of(parts: SplitResult, tls: Tls | None, reactor: Any) -> Any:
     if parts.scheme == "redis+unix":
         return UNIXClientEndpoint(reactor, parts.path, timeout=_PATIENCE)
     host = parts.hostname or ""
-    endpoint: Any = HostnameEndpoint(reactor, host, parts.port or 6379, timeout=_PATIENCE)
-    return wrapClientTLS(optionsForClientTLS(host), endpoint) if parts.scheme == "rediss" else endpoint
+    endpoint = endpoint_to(reactor, host, parts.port or 6379, _PATIENCE)
+    return endpoint if tls is None else tls.way(host, endpoint, reactor)
 
 
 def _without_password(url: str) -> str:
-    if url.startswith(SCHEME + ":"):
+    if url.partition(":")[0] in SCHEMES:
         # What the sentinels are told.
         url = url.partition("?")[0]
     user, at, _ = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 import hiredis
 from twisted.internet.abstract import isIPAddress, isIPv6Address
@@ -20,11 +20,14 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from zope.interface import implementer
 
+from heartbeat.cluster.tls import Tls, query_of
 from heartbeat.core.errors import StoreError
+from heartbeat.endings import is_of_tls, reason_of
 
-__all__ = ["SCHEME", "Sentinels"]
+__all__ = ["SCHEMES", "Sentinels", "endpoint_to"]
 
-SCHEME = "redis+sentinel"
+#: How their URLs begin, without TLS and with it.
+SCHEMES = ("redis+sentinel", "rediss+sentinel")
 
 # Seconds that one sentinel has to be reached, and as many to answer; and those that a master has to be reached.
 _PATIENCE = 1.0
@@ -38,22 +41,24 @@ class Sentinels:
     """Those that a URL names (`redis+sentinel://…`), who watch over one master. Raises ValueError for what is none.
 
     `credentials` are for the master, a user and a password, still quoted; those for the sentinels are in the query.
+    `setting` is where it was named. With `rediss+sentinel://…` they and the master are spoken to over TLS.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, setting: str = "store") -> None:
         scheme, _, rest = url.partition("://")
         rest, _, query = rest.partition("?")
         netloc, _, path = rest.partition("/")
         user, at, hosts = netloc.rpartition("@")
         name, _, database = path.partition("/")
-        if scheme != SCHEME or not name or "#" in rest:
+        if scheme not in SCHEMES or not name or "#" in rest:
             raise ValueError(scheme)
         self.master = unquote(name)
         self.database = int(database or 0)
         self.credentials = tuple(user.partition(":")[::2]) if at else ()
         self._places = deque(map(_place, hosts.split(",")))
-        asked = dict(parse_qsl(query, strict_parsing=True)) if query else {}
+        asked = query_of(query)
         words = [asked.pop("sentinel_username", ""), asked.pop("sentinel_password", "")]
+        self._tls = Tls(asked, setting) if scheme == SCHEMES[1] else None
         if asked:
             raise ValueError(query)
         self._words = [word for word in words if word]
@@ -77,13 +82,19 @@ class Sentinels:
             try:
                 factory: Any = Factory.forProtocol(lambda: _Question(reactor, self.master, self._words))
                 factory.noisy = False
-                question = yield _endpoint(reactor, host, port, _PATIENCE).connect(factory)
+                question = yield self.way(reactor, (host, port), _PATIENCE).connect(factory)
                 master: Place = yield question.answer
             except (ConnectError, DNSLookupError, StoreError) as error:
                 whys.append(f"{host}:{port}: {str(error).rstrip('.')}")
             else:
                 return master
         raise StoreError(f"no sentinel knows where {self.master} is ({'; '.join(whys)})")
+
+    def way(self, reactor: Any, place: Place, patience: float) -> Any:
+        """The way to a sentinel or a Redis."""
+        host, port = place
+        endpoint = endpoint_to(reactor, host, port, patience)
+        return endpoint if self._tls is None else self._tls.way(host, endpoint, reactor)
 
 
 @implementer(IStreamClientEndpoint)
@@ -98,8 +109,7 @@ class _ToMaster:
     def connect(self, protocolFactory: Any) -> Generator[Any, Any, Any]:
         """IStreamClientEndpoint: connect."""
         master = yield self._sentinels.ask(self._reactor)
-        host, port = master
-        protocol: Any = yield _endpoint(self._reactor, host, port, _REACH).connect(protocolFactory)
+        protocol: Any = yield self._sentinels.way(self._reactor, master, _REACH).connect(protocolFactory)
         protocol.master = master
         return protocol
 
@@ -154,7 +164,8 @@ class _Question(Protocol):
 
     def connectionLost(self, reason: Any = None) -> None:
         """Twisted's: it is gone."""
-        self._end(StoreError("it has hung up"))
+        why = reason_of(reason) if reason is not None and is_of_tls(reason) else "it has hung up"
+        self._end(StoreError(why))
 
 
 def _place(text: str) -> Place:
@@ -169,7 +180,7 @@ def _place(text: str) -> Place:
     return host, int(port)
 
 
-def _endpoint(reactor: Any, host: str, port: int, patience: float) -> Any:
+def endpoint_to(reactor: Any, host: str, port: int, patience: float) -> Any:
     """The way there. What is an address already is not looked up, for which a thread would be needed."""
     kind: Any = HostnameEndpoint
     if isIPAddress(host):

@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 
@@ -97,28 +98,45 @@ needs_sentinel = pytest.mark.skipif(
 )
 
 
+def served(certificates, clients="no"):
+    """Redis' settings for TLS by these: whether whoever asks has to show one, too."""
+    return {
+        "tls-cert-file": certificates.chain,
+        "tls-key-file": certificates.key,
+        "tls-ca-cert-file": certificates.authority,
+        "tls-auth-clients": clients,
+    }
+
+
 def free_port():
     """A port of loopback that nobody listens on just now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
 
 
-def told(port, *words, seconds=20):
+def told(port, *words, seconds=20, trusting=None):
     """What whoever listens on a port of loopback answers to one command, once anybody does."""
-    return all_told(port, words, seconds=seconds)[0]
+    return all_told(port, words, seconds=seconds, trusting=trusting)[0]
 
 
-def replicate(port):
+def replicate(port, trusting=None):
     """Have all that a Redis has done until now be done by its replica too. WAIT waits for what the same line wrote."""
-    assert all_told(port, ("INCR", "replicated"), ("WAIT", "1", "5000"))[1] == 1, "its replica is not there"
+    done = all_told(port, ("INCR", "replicated"), ("WAIT", "1", "5000"), trusting=trusting)
+    assert done[1] == 1, "its replica is not there"
 
 
-def all_told(port, *commands, seconds=20):
+def connected(port, trusting):
+    """A line to a port of loopback; over TLS where there is somebody to be trusted (an SSLContext)."""
+    line = socket.create_connection(("127.0.0.1", port), 5)
+    return line if trusting is None else trusting.wrap_socket(line, server_hostname="127.0.0.1")
+
+
+def all_told(port, *commands, seconds=20, trusting=None):
     """The answers to several commands on one line."""
     until = time.monotonic() + seconds
     while True:
         try:
-            with socket.create_connection(("127.0.0.1", port), 5) as line:
+            with connected(port, trusting) as line:
                 line.sendall(b"".join(map(hiredis.pack_command, commands)))
                 reader, replies = hiredis.Reader(), []
                 while len(replies) < len(commands):
@@ -135,12 +153,19 @@ def all_told(port, *commands, seconds=20):
 
 
 class Replicated:
-    """Redis twice, one the replica of the other, and sentinels who make it the master when that is gone."""
+    """Redis twice, one the replica of the other, and sentinels who make it the master when that is gone.
+
+    With `certificates` all of them speak over TLS, and nobody has to show one who only asks.
+    """
 
     NAME = "pair"
 
-    def __init__(self, folder, sentinels=1, down_after_ms=500):
+    def __init__(self, folder, sentinels=1, down_after_ms=500, certificates=None):
         self.folder = folder
+        self.certificates = certificates
+        self.trusting = None
+        if certificates is not None:
+            self.trusting = ssl.create_default_context(cafile=certificates.authority)
         self.ports = [free_port() for _ in range(2)]
         self.sentinels = [free_port() for _ in range(sentinels)]
         self.down_after_ms = down_after_ms
@@ -149,43 +174,59 @@ class Replicated:
     @property
     def url(self):
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.sentinels)
-        return f"redis+sentinel://{hosts}/{self.NAME}"
+        if self.certificates is None:
+            return f"redis+sentinel://{hosts}/{self.NAME}"
+        return f"rediss+sentinel://{hosts}/{self.NAME}?ssl_ca_certs={self.certificates.authority}"
+
+    def told(self, port, *words):
+        """What one of them answers."""
+        return told(port, *words, trusting=self.trusting)
+
+    def listening(self, port):
+        """How one of them is told where to listen."""
+        if self.certificates is None:
+            return {"port": port}
+        return {"port": 0, "tls-port": port, "tls-replication": "yes", **served(self.certificates)}
 
     @property
     def master(self):
         """The port of the one that the sentinels name."""
-        return int(told(self.sentinels[0], "SENTINEL", "get-master-addr-by-name", self.NAME)[1])
+        return int(self.told(self.sentinels[0], "SENTINEL", "get-master-addr-by-name", self.NAME)[1])
 
     def __enter__(self):
         first, second = self.ports
         self.start(first)
         self.start(second, "--replicaof", f"127.0.0.1 {first}")
-        self.until(lambda: b"online" in told(first, "INFO", "replication"))
+        self.until(lambda: b"online" in self.told(first, "INFO", "replication"))
         for port in self.sentinels:
             self._watch(port)
         # A sentinel that does not know of the replica, or of the others, can do nothing when the master is gone.
         for port in self.sentinels:
-            self.until(lambda port=port: len(told(port, "SENTINEL", "replicas", self.NAME)) == 1)
+            self.until(lambda port=port: len(self.told(port, "SENTINEL", "replicas", self.NAME)) == 1)
             others = len(self.sentinels) - 1
-            self.until(lambda port=port, others=others: len(told(port, "SENTINEL", "sentinels", self.NAME)) == others)
+            self.until(
+                lambda port=port, others=others: len(self.told(port, "SENTINEL", "sentinels", self.NAME)) == others
+            )
         return self
 
     def start(self, port, *options):
         """Have one of the two answer. It writes nothing to the disk, so it has no snapshot to come back with."""
         quick = ("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0", "--dir", self.folder)
-        self._run(port, REDIS, "--port", port, "--bind", "127.0.0.1", *quick, *options)
-        assert told(port, "PING") == b"PONG"
+        where = [word for name, value in self.listening(port).items() for word in (f"--{name}", value)]
+        self._run(port, REDIS, *where, "--bind", "127.0.0.1", *quick, *options)
+        assert self.told(port, "PING") == b"PONG"
 
     def _watch(self, port):
         settings = self.folder / f"sentinel-{port}.conf"
+        where = "".join(f"{name} {value}\n" for name, value in self.listening(port).items())
         settings.write_text(
-            f"port {port}\nbind 127.0.0.1\ndir {self.folder}\n"
+            f"{where}bind 127.0.0.1\ndir {self.folder}\n"
             f"sentinel monitor {self.NAME} 127.0.0.1 {self.ports[0]} {len(self.sentinels) // 2 + 1}\n"
             f"sentinel down-after-milliseconds {self.NAME} {self.down_after_ms}\n"
             f"sentinel failover-timeout {self.NAME} 3000\n"
         )
         self._run(port, SENTINEL, settings)
-        assert told(port, "PING") == b"PONG"
+        assert self.told(port, "PING") == b"PONG"
 
     def _run(self, port, *command):
         words = list(map(str, command))
