@@ -721,7 +721,7 @@ def test_one_that_is_no_redis_or_refuses_is_left(gather, shared):
         fleet.turns.until(lambda line=line: listener._line not in (None, line) and listener.is_up)
 
 
-def test_a_password_is_told_on_both_connections(gather, redis, turns):
+def test_a_password_is_told_on_both_connections(gather, redis, turns, monkeypatch):
     redis.kill()
     redis.options = (*redis.options, "--requirepass", "se cret", "--port", "0")
     redis.start()
@@ -729,14 +729,13 @@ def test_a_password_is_told_on_both_connections(gather, redis, turns):
     assert one._redis.credentials == ["se cret"]
     assert FleetPresence("redis://bob:se%20cret@127.0.0.1")._redis.credentials == ["bob", "se cret"]
     # A URL for a UNIX socket has no place for one.
-    monkey = pytest.MonkeyPatch()
-    monkey.setattr(way, "_endpoint_of", lambda parts, reactor: way.UNIXClientEndpoint(reactor, str(redis.path)))
+    socket = str(redis.path)
+    monkeypatch.setattr(way, "_endpoint_of", lambda parts, tls, reactor: way.UNIXClientEndpoint(reactor, socket))
     one.start(Presence(0.0, 0.0))
 
     turns.until(lambda: one.is_up and one._subscription.is_up)
 
     turns.result(one.stop())
-    monkey.undo()
 
 
 # Everything, at random.
