@@ -32,15 +32,15 @@ def trust_file(host: str, path: str) -> Any:
     return optionsForClientTLS(host, trustRoot=trustRootFromCertificates(certificates_in(path, "cacert")))
 
 
-def certificates_in(path: str, setting: str) -> list[Certificate]:
-    """The certificates in a PEM file. Raises SettingError, of this setting, when there are none."""
+def certificates_in(path: str, setting: str, what: str = "") -> list[Certificate]:
+    """The certificates in a PEM file. Raises SettingError, of this setting and `what` of it, when there are none."""
     try:
         blocks = Path(path).read_bytes().split(_END)[:-1]
         certificates = [Certificate.loadPEM(block[block.index(_BEGIN) :] + _END) for block in blocks]
     except (OSError, ValueError, SSL.Error, crypto.Error) as error:
-        raise SettingError(setting, path, f"a readable file of PEM certificates ({error})") from None
+        raise SettingError(setting, path, f"{what}a readable file of PEM certificates ({error})") from None
     if not certificates:
-        raise SettingError(setting, path, "a file with at least one PEM certificate")
+        raise SettingError(setting, path, f"{what}a file with at least one PEM certificate")
     return certificates
 
 

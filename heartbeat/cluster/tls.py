@@ -53,11 +53,11 @@ class Tls:
         """Twisted's, for one connection. Raises SettingError."""
         trusted = None
         if self._authorities is not None:
-            trusted = trustRootFromCertificates(certificates_in(self._authorities, self._setting))
+            trusted = trustRootFromCertificates(self._certificates("ssl_ca_certs", self._authorities))
         if self._certificate is None:
             return optionsForClientTLS(host, trustRoot=trusted)
         # The first is ours, the others are those that vouch for it.
-        others = [one.original for one in certificates_in(self._certificate, self._setting)[1:]]
+        others = [one.original for one in self._certificates("ssl_certfile", self._certificate)[1:]]
         return optionsForClientTLS(
             host,
             trustRoot=trusted,
@@ -65,14 +65,18 @@ class Tls:
             extraCertificateOptions={"extraCertChain": others},
         )
 
+    def _certificates(self, name: str, path: str) -> list[Any]:
+        return list(certificates_in(path, self._setting, f"a URL whose {name} is "))
+
     def _shown(self, certificate: str, key: str) -> Any:
         try:
             both = Path(certificate).read_bytes() + b"\n" + Path(key).read_bytes()
             shown: Any = PrivateCertificate.loadPEM(both)
         except VerifyError:
-            raise SettingError(self._setting, key, f"with the key of the certificate in {certificate}") from None
+            bound = f"a URL whose key is that of the certificate in {certificate}"
+            raise SettingError(self._setting, key, bound) from None
         except (OSError, ValueError, TypeError, SSL.Error, crypto.Error) as error:
-            bound = f"with a readable key, without a passphrase, in PEM ({error})"
+            bound = f"a URL whose key is a readable one in PEM, without a passphrase ({error})"
             raise SettingError(self._setting, key, bound) from None
         return shown
 

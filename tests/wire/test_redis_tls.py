@@ -164,7 +164,9 @@ def test_what_was_renewed_is_used_for_the_next_connection(secured, files, turns,
     turns.result(redis.stop())
 
     trusted.unlink()
-    with pytest.raises(StoreError, match=r"cannot be reached: store must be a readable file of PEM certificates"):
+    with pytest.raises(
+        StoreError, match=r"cannot be reached: store must be a URL whose ssl_ca_certs is a readable file"
+    ):
         turns.result(redis.start())
 
 
@@ -177,14 +179,15 @@ def test_a_file_that_is_not_what_it_should_be_is_said_in_one_sentence(files, tmp
     nothing.write_text("")
     cut.write_bytes(files.client.chain.read_bytes()[:200] + b"\n-----END CERTIFICATE-----\n")
     chain, key = files.client.chain, files.client.key
+    both = "ssl_certfile={}&ssl_keyfile={}"
     wrong = {
-        f"ssl_ca_certs={tmp_path / 'none.pem'}": r"readable file of PEM certificates \(.*\), not '.*none.pem'$",
-        f"ssl_ca_certs={nothing}": r"a file with at least one PEM certificate, not '.*nothing.pem'$",
-        f"ssl_ca_certs={cut}": r"readable file of PEM certificates \(.*\), not '.*cut.pem'$",
-        f"ssl_certfile={nothing}&ssl_keyfile={key}": r"a file with at least one PEM certificate, not '.*nothing.pem'$",
-        f"ssl_certfile={chain}": r"with a readable key, without a passphrase, in PEM \(.*\), not '.*chain.pem'$",
-        f"ssl_certfile={chain}&ssl_keyfile={nothing}": r"with a readable key, without a passphrase, in PEM",
-        f"ssl_certfile={chain}&ssl_keyfile={files.redis.key}": r"with the key of the certificate in .*chain.pem, not",
+        f"ssl_ca_certs={tmp_path / 'none.pem'}": r"ssl_ca_certs is a readable file .*\), not '.*none.pem'$",
+        f"ssl_ca_certs={nothing}": r"ssl_ca_certs is a file with at least one PEM certificate, not '.*nothing.pem'$",
+        f"ssl_ca_certs={cut}": r"a readable file of PEM certificates \(.*\), not '.*cut.pem'$",
+        both.format(nothing, key): r"ssl_certfile is a file with at least one .*, not '.*nothing.pem'$",
+        f"ssl_certfile={chain}": r"a readable one in PEM, without a passphrase \(.*\), not '.*chain.pem'$",
+        both.format(chain, nothing): r"a URL whose key is a readable one in PEM",
+        both.format(chain, files.redis.key): r"a URL whose key is that of the certificate in .*chain.pem, not",
         f"ssl_keyfile={key}": "redis://",
         f"ssl_keyfiles={key}": "redis://",
         "ssl_ca_certs": "redis://",
