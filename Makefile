@@ -101,7 +101,7 @@ test-all: test $(NODE_MODULES)/made
 	$(PYTEST) $(QUICK) --dist loadfile $(FURTHER) --plain-path tests/wire tests/serve $(DOCUMENTS:%=--ignore=%)
 	$(PYTEST) $(QUICK) --maxschedchunk 1 --reactor=asyncio $(ON_REACTORS)
 	$(if $(OURS),$(PYTEST) $(QUICK) --maxschedchunk 1 -p tests.on_heartbeat_reactor $(ON_REACTORS))
-	$(PYTEST) -n 2 --dist worksteal -m 'slow or faults' $(COMPUTE)
+	$(PYTEST) -n 3 --dist worksteal -m 'slow or faults' $(COMPUTE)
 	$(PYTEST) -n 4 --dist worksteal -m 'slow or faults' $(WAITING)
 	$(PYTEST) -m '(slow or faults) and not browser' $(COMPUTE:%=--ignore=%) $(WAITING:%=--ignore=%)
 	$(PYTEST) -n 6 --maxschedchunk 1 -m browser
