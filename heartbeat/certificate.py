@@ -28,7 +28,7 @@ from zope.interface import implementer
 
 from heartbeat.core.errors import SettingError
 
-__all__ = ["SecuredEndpoint", "ServerCertificate"]
+__all__ = ["SecuredEndpoint", "ServerCertificate", "Unusable", "shown_by"]
 
 _log = Logger()
 
@@ -36,7 +36,7 @@ _BEGIN = b"-----BEGIN CERTIFICATE-----"
 _KEY = re.compile(rb"-----BEGIN ((?:[A-Z]+ )*PRIVATE KEY)-----.+?-----END \1-----", re.DOTALL)
 
 
-class _Unusable(Exception):
+class Unusable(Exception):  # it says so, and of which
     """What is wrong, and with which of the two files (`certificate`, `key`)."""
 
     def __init__(self, which: str, why: object) -> None:
@@ -64,7 +64,7 @@ class ServerCertificate:
         self._clock = clock
         try:
             self._context, self._leaf = self._read()
-        except _Unusable as why:
+        except Unusable as why:
             if why.which == "key" and key is not None:
                 raise SettingError("tls_key", os.fspath(key), f"a PEM file of a private key ({why})") from None
             bound = f"a PEM file of a certificate and its chain{'' if key else ', and the key'} ({why})"
@@ -92,37 +92,43 @@ class ServerCertificate:
         """Read the files again; where they cannot be used, what they held before is still shown."""
         try:
             self._context, self._leaf = self._read()
-        except _Unusable as why:
+        except Unusable as why:
             path = self.key_path if why.which == "key" else self.path
             _log.error("{path} cannot be used ({why}); the certificate of before is still shown", path=path, why=why)
         else:
             self.tell()
 
     def _read(self) -> tuple[SSL.Context, x509.Certificate]:
-        """A context with what is in the files, and the certificate. Raises _Unusable."""
-        pem = _bytes_of("certificate", self.path)
-        try:
-            leaf, *chain = x509.load_pem_x509_certificates(pem)
-        except (ValueError, UnsupportedAlgorithm):
-            raise _Unusable("certificate", "it holds no certificate, or one that is broken") from None
-        if pem.count(_BEGIN) != 1 + len(chain):
-            # What is no whole block is passed over by the parser, and clients would miss it.
-            raise _Unusable("certificate", "its chain is cut off")
-        found = _KEY.search(_bytes_of("key", self.key_path))
-        if found is None:
-            raise _Unusable("key", "it holds no private key")
-        try:
-            key: Any = load_pem_private_key(found[0], None)
-        except TypeError:
-            raise _Unusable("key", "its key is encrypted, and nobody is here to be asked for the passphrase") from None
-        except (ValueError, UnsupportedAlgorithm):
-            raise _Unusable("key", "its key is broken, or of an unknown kind") from None
-        if key.public_key() != leaf.public_key():
-            raise _Unusable("key", "its key is not that of the first certificate")
+        """A context with what is in the files, and the certificate. Raises Unusable."""
+        leaf, chain, key = shown_by(self.path, self.key_path)
         try:
             return _context(leaf, chain, key), leaf
         except (SSL.Error, crypto.Error, TypeError, ValueError) as error:
-            raise _Unusable("certificate", f"OpenSSL does not take it: {error}") from None
+            raise Unusable("certificate", f"OpenSSL does not take it: {error}") from None
+
+
+def shown_by(certificate: Path, key: Path) -> tuple[x509.Certificate, list[x509.Certificate], Any]:
+    """What two files hold, which may be the same: a certificate, its chain and the private key. Raises Unusable."""
+    pem = _bytes_of("certificate", certificate)
+    try:
+        leaf, *chain = x509.load_pem_x509_certificates(pem)
+    except (ValueError, UnsupportedAlgorithm):
+        raise Unusable("certificate", "it holds no certificate, or one that is broken") from None
+    if pem.count(_BEGIN) != 1 + len(chain):
+        # What is no whole block is passed over by the parser, and the other end would miss it.
+        raise Unusable("certificate", "its chain is cut off")
+    found = _KEY.search(_bytes_of("key", key))
+    if found is None:
+        raise Unusable("key", "it holds no private key")
+    try:
+        private: Any = load_pem_private_key(found[0], None)
+    except TypeError:
+        raise Unusable("key", "its key is encrypted, and nobody is here to be asked for the passphrase") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise Unusable("key", "its key is broken, or of an unknown kind") from None
+    if private.public_key() != leaf.public_key():
+        raise Unusable("key", "its key is not that of the first certificate")
+    return leaf, chain, private
 
 
 def _context(leaf: x509.Certificate, chain: list[x509.Certificate], key: Any) -> SSL.Context:
@@ -141,7 +147,7 @@ def _bytes_of(which: str, path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise _Unusable(which, error.strerror) from None
+        raise Unusable(which, error.strerror) from None
 
 
 def _names_of(leaf: x509.Certificate) -> list[str]:

@@ -47,6 +47,7 @@ class _Gone:
 
     state = WebSocketProtocol.STATE_CLOSED
     peer = "a peer that is gone"
+    transport = None
 
 
 _GONE = _Gone()

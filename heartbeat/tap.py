@@ -291,7 +291,7 @@ class Options(usage.Options):
         kind, _, path = self["store"].partition(":")
         if kind == "sqlite" and path:
             return SqliteStore(path)
-        if kind in ("redis", "rediss", "redis+unix", "redis+sentinel", "rediss+sentinel") and path:
+        if kind.lower() in ("redis", "rediss", "redis+unix", "redis+sentinel", "rediss+sentinel") and path:
             try:
                 from heartbeat.cluster.store import RedisStore  # noqa: PLC0415  # only whoever asks for it needs it
             except ImportError as error:
@@ -299,7 +299,7 @@ class Options(usage.Options):
                 raise SettingError("store", _without_credentials(self["store"]), bound) from None
             return RedisStore(self["store"])
         if self["store"] != "memory":
-            raise SettingError("store", self["store"], "memory, sqlite:PATH or redis://HOST")
+            raise SettingError("store", _without_credentials(self["store"]), "memory, sqlite:PATH or redis://HOST")
         return None
 
     def _cluster(self) -> Fleet | None:
@@ -328,9 +328,9 @@ _WITHOUT_REDIS = "without the extra redis: pip install 'txheartbeat[redis]'"
 
 def _without_credentials(url: str) -> str:
     scheme, slashes, rest = url.partition("://")
-    # What sentinels are told stands behind a question mark.
-    rest = rest.partition("?")[0] if scheme.endswith("+sentinel") else rest
-    return scheme + slashes + rest.rpartition("@")[2]
+    user, _, rest = rest.rpartition("@")
+    # What sentinels are told, and more, stands behind a question mark. A password that is not quoted may hold one, too.
+    return scheme + slashes + ("..." if set("/?#") & set(user) else rest.partition("?")[0])
 
 
 _OPTION_OF = {

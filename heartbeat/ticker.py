@@ -29,10 +29,12 @@ _log = Logger()
 _ROUNDING = 1e-6
 
 # So many seconds of a tick are spent on them without a turn of the reactor, and so many of them look: whoever has to
-# leave is seen to in that turn, which costs more than the look, as much as so many. Of ticks that pile up each has it.
+# leave is seen to in that turn, which costs more than the look: as much as so many. Where ticks pile up, so many times
+# as much is spent.
 _SLICE = 0.00025
 _LOOKS = 8
 _A_LEAVE = 3
+_BEHIND = 4
 
 # A machine that slept for less may as well have been busy.
 _SLEPT = 2.0
@@ -210,7 +212,7 @@ class Ticker:
 
     def _hand_out(self) -> None:
         """Have those look who are due; where there are many, others have a turn of the reactor in between."""
-        raw, now, behind = self.raw(), self.now(), len(self._handed_out)
+        raw, now, behind = self.raw(), self.now(), min(_BEHIND, len(self._handed_out))
         self._looks = 0
         while self._handed_out:
             for entry in self._handed_out[0]:

@@ -7,7 +7,6 @@ asked again, in the same order. What had been done already, its answer lost on t
 from __future__ import annotations
 
 import hashlib
-import re
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -84,7 +83,9 @@ class Redis:
     ) -> None:
         self._reactor: Any = reactor
         self._prefix = prefix
-        self.url = _without_password(url)
+        scheme, colon, rest = url.partition(":")
+        url = scheme.lower() + colon + rest
+        self.url = without_password(url)
         #: Those who know which Redis it is, where there are several.
         self.sentinels: Sentinels | None = None
         self._tls: Tls | None = None
@@ -97,7 +98,7 @@ class Redis:
                 self.database = _database_of(parts)
                 if parts.scheme == "rediss":
                     asked = query_of(parts.query)
-                    self._tls = Tls(asked, setting)
+                    self._tls = Tls(asked, setting, [parts.hostname or ""])
                     if asked:
                         raise ValueError(parts.query)
         except SettingError:
@@ -469,9 +470,13 @@ def _endpoint_of(parts: SplitResult, tls: Tls | None, reactor: Any) -> Any:
     return endpoint if tls is None else tls.way(host, endpoint, reactor)
 
 
-def _without_password(url: str) -> str:
-    if url.partition(":")[0] in SCHEMES:
-        # What the sentinels are told.
-        url = url.partition("?")[0]
-    user, at, _ = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")
-    return url.replace(f"{user}@", f"{user.partition(':')[0]}@", 1) if at else url
+def without_password(url: str) -> str:
+    """The URL of a Redis as it may be told: of what is behind its question mark nothing, but of a UNIX socket's."""
+    scheme, slashes, rest = url.partition("://")
+    if scheme == "redis+unix":
+        return url
+    user, at, rest = rest.rpartition("@")
+    if set("/?#") & set(user):
+        # A password that is not quoted, or one behind the question mark: which of it is one, nobody can tell.
+        return f"{scheme}{slashes}..."
+    return f"{scheme}{slashes}{user.partition(':')[0]}{at}{rest.partition('?')[0]}"

@@ -58,7 +58,7 @@ class Sentinels:
         self._places = deque(map(_place, hosts.split(",")))
         asked = query_of(query)
         words = [asked.pop("sentinel_username", ""), asked.pop("sentinel_password", "")]
-        self._tls = Tls(asked, setting) if scheme == SCHEMES[1] else None
+        self._tls = Tls(asked, setting, [host for host, _ in self._places]) if scheme == SCHEMES[1] else None
         if asked:
             raise ValueError(query)
         self._words = [word for word in words if word]
@@ -154,7 +154,8 @@ class _Question(Protocol):
         if self._timer.active():
             self._timer.cancel()
         transport: Any = self.transport
-        transport.abortConnection()
+        if transport is not None:
+            transport.abortConnection()
         if self.answer.called or outcome is None:
             return
         if isinstance(outcome, StoreError):

@@ -1,24 +1,39 @@
 """TLS on the way to Redis and to its sentinels: whom it trusts, what it shows, and what is said where that is wrong."""
 
 import shutil
+import socket
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
 import redis_server
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.protocol import Factory, Protocol
+from twisted.python.usage import UsageError
 
+from heartbeat.cluster import redis as way
 from heartbeat.cluster.presence import FleetPresence
 from heartbeat.cluster.redis import Redis
 from heartbeat.cluster.store import RedisStore
 from heartbeat.core.errors import SettingError, StoreError
 from heartbeat.core.presence import Presence
+from heartbeat.endings import reason_of
 from heartbeat.store import Append, Head
+from heartbeat.tap import Options
 
-pytestmark = [
-    redis_server.needs_redis,
-    # Twisted's own way to show a certificate.
-    pytest.mark.filterwarnings("ignore:Passing pyOpenSSL (X509|PKey) objects is deprecated"),
-]
+pytestmark = redis_server.needs_redis
 
 ALICE = Head("a", "e", "alice", 120.0)
 
@@ -42,6 +57,8 @@ def files(tmp_path_factory):
     return SimpleNamespace(
         redis=issued(folder / "redis", authority, "127.0.0.1"),
         elsewhere=issued(folder / "elsewhere", authority, "redis.example.org"),
+        # Which is for no host at all.
+        anything=issued(folder / "anything", authority, "*.com"),
         client=issued(folder / "client", authority, "server-1.example.org"),
         stranger=issued(folder / "stranger", trustme.CA(), "127.0.0.1"),
     )
@@ -72,6 +89,26 @@ def secured(tmp_path):
     yield secured
     for server in started:
         server.__exit__()
+
+
+def encrypted(key):
+    """The same key, with a passphrase."""
+    how = BestAvailableEncryption(b"secret")
+    return load_pem_private_key(key, None).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how)
+
+
+def self_signed(key, name="weak.example.org"):
+    """A certificate by this key itself, and the key."""
+    subject, now = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]), datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, SHA256())
+    )
+    plain = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return certificate.public_bytes(Encoding.PEM) + plain
 
 
 def url_of(port, scheme="rediss", user="", **named):
@@ -116,17 +153,72 @@ def test_a_fleet_counts_and_hears_over_tls(secured, files, turns):
         ("redis", "stranger", "TLS failed: certificate verify failed"),
         ("redis", None, "TLS failed: certificate verify failed"),
         ("elsewhere", "elsewhere", "the certificate is for another host"),
+        ("anything", "anything", "the certificate is for another host"),
     ],
-    ids=["by a stranger", "by nobody that this machine trusts", "for another host"],
+    ids=["by a stranger", "by nobody that this machine trusts", "for another host", "for hosts that cannot be"],
 )
-def test_whom_it_does_not_trust_is_told_nothing(secured, files, turns, shown, trusted, why):
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_whom_it_does_not_trust_is_told_nothing(secured, files, turns, tmp_path, host, shown, trusted, why):
     """And it is said why."""
-    port = secured(getattr(files, shown), "--requirepass", "secret")
+    port = secured(getattr(files, shown))
     named = {} if trusted is None else {"ca_certs": getattr(files, trusted).authority}
-    store = RedisStore(url_of(port, user=":secret@", **named).rstrip("?"), reactor=turns.reactor)
+    url = url_of(port, user=":secret@", **named).rstrip("?")
+    if host == "localhost":
+        # Who is not an address would be looked up in a thread, for which this reactor does not run.
+        assert why == Verified(url.replace("127.0.0.1", host), port, turns).why()
+        return
+    store = RedisStore(url, reactor=turns.reactor)
 
     with pytest.raises(StoreError, match=rf"cannot be reached: {why}$"):
         turns.result(store.start())
+
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(str(tmp_path / "redis"))
+        line.sendall(b"INFO commandstats\r\n")
+        assert b"cmdstat_auth" not in line.recv(65536)
+
+
+class Verified:
+    """One connection to a port of this machine as to the host of a URL."""
+
+    def __init__(self, url, port, turns):
+        self.turns, host = turns, urlsplit(url).hostname
+        self.line = Protocol()
+        self.ended = []
+        self.line.connectionLost = self.ended.append
+        way = Redis(url, reactor=turns.reactor)._tls.way(
+            host, TCP4ClientEndpoint(turns.reactor, "127.0.0.1", port), turns.reactor
+        )
+        turns.result(way.connect(Factory.forProtocol(lambda: self.line)))
+
+    def why(self):
+        self.turns.until(lambda: self.ended)
+        return reason_of(self.ended[0])
+
+    def says(self, words):
+        heard = []
+        self.line.dataReceived = heard.append
+        self.line.transport.write(words)
+        self.turns.until(lambda: heard)
+        self.line.transport.abortConnection()
+        self.turns.until(lambda: self.ended)
+        return b"".join(heard)
+
+
+@pytest.mark.parametrize("host", ["redis.example.org", "REDIS.example.org.", "redis.example.org."])
+def test_a_host_is_verified_by_its_name(secured, files, turns, host):
+    """However it is written; a dot at its end is no part of what a certificate is for."""
+    port = secured(files.elsewhere)
+    url = f"rediss://{host}?ssl_ca_certs={files.redis.authority}"
+
+    assert Verified(url, port, turns).says(b"PING\r\n") == b"+PONG\r\n"
+
+
+@pytest.mark.parametrize("host", ["redis_1", "redis..example", "x" * 64])
+def test_a_host_for_which_no_certificate_can_be_is_refused_at_the_start(host):
+    for url in (f"rediss://{host}", f"rediss+sentinel://127.0.0.1,{host}/pair"):
+        with pytest.raises(SettingError, match="redis://"):
+            Redis(url)
 
 
 @pytest.mark.parametrize("in_one_file", [True, False])
@@ -170,6 +262,51 @@ def test_what_was_renewed_is_used_for_the_next_connection(secured, files, turns,
         turns.result(redis.start())
 
 
+def test_a_redis_that_comes_back_with_another_certificate_is_found_again(files, turns, tmp_path):
+    """What was asked meanwhile is answered, once the file of those who are trusted is the new one, too."""
+    port, trusted = redis_server.free_port(), tmp_path / "trusted.pem"
+    shutil.copy(files.redis.authority, trusted)
+
+    def served_by(certificates):
+        words = {"appendonly": "yes", "appendfsync": "always", "port": 0, "tls-port": port, "bind": "127.0.0.1"}
+        words |= redis_server.served(certificates)
+        options = [str(word) for name, value in words.items() for word in (f"--{name}", value)]
+        return redis_server.RedisServer(tmp_path, *options).start()
+
+    server = served_by(files.redis)
+    store = RedisStore(url_of(port, ca_certs=trusted), reactor=turns.reactor)
+    turns.result(store.start())
+    turns.result(store.open(ALICE))
+    server.kill()
+    server = served_by(files.stranger)
+    numbers = []
+    store.append([Append("a", b"{}")]).addBoth(numbers.append)
+    turns.until(lambda: store._redis._failures > 2)
+    assert numbers == []
+
+    shutil.copy(files.stranger.authority, trusted)
+
+    turns.until(lambda: numbers)
+    assert numbers == [(1,)]
+    turns.result(store.stop())
+    server.kill()
+
+
+def test_a_handshake_that_hangs_is_not_waited_for(files, turns, monkeypatch):
+    """Somebody accepts, and says nothing."""
+    monkeypatch.setattr(way, "_PATIENCE", 0.2)
+    silent = Factory.forProtocol(Protocol)
+    silent.noisy = False
+    listening = turns.reactor.listenTCP(0, silent, interface="127.0.0.1")
+    store = RedisStore(url_of(listening.getHost().port, ca_certs=files.redis.authority), reactor=turns.reactor)
+
+    with pytest.raises(StoreError, match=r"no answer for 0.2 s$"):
+        turns.result(store.start())
+
+    turns.result(listening.stopListening())
+    turns.until(lambda: not turns.reactor.getReaders() or len(turns.reactor.getReaders()) == 1)
+
+
 # What is said of the files, before anything is connected.
 
 
@@ -178,20 +315,37 @@ def test_a_file_that_is_not_what_it_should_be_is_said_in_one_sentence(files, tmp
     nothing, cut = tmp_path / "nothing.pem", tmp_path / "cut.pem"
     nothing.write_text("")
     cut.write_bytes(files.client.chain.read_bytes()[:200] + b"\n-----END CERTIFICATE-----\n")
+    short = tmp_path / "short.pem"
+    short.write_bytes(files.redis.authority.read_bytes() + files.stranger.authority.read_bytes()[:200])
     chain, key = files.client.chain, files.client.key
+    guarded, weak = tmp_path / "guarded.pem", tmp_path / "weak.pem"
+    guarded.write_bytes(encrypted(key.read_bytes()))
+    weak.write_bytes(self_signed(generate_private_key(65537, 1024)))  # noqa: S505  # that is why it is refused
+    mixed = tmp_path / "mixed.pem"
+    mixed.write_bytes(chain.read_bytes() + files.redis.key.read_bytes())
     both = "ssl_certfile={}&ssl_keyfile={}"
     wrong = {
         f"ssl_ca_certs={tmp_path / 'none.pem'}": r"ssl_ca_certs is a readable file .*\), not '.*none.pem'$",
         f"ssl_ca_certs={nothing}": r"ssl_ca_certs is a file with at least one PEM certificate, not '.*nothing.pem'$",
         f"ssl_ca_certs={cut}": r"a readable file of PEM certificates \(.*\), not '.*cut.pem'$",
-        both.format(nothing, key): r"ssl_certfile is a file with at least one .*, not '.*nothing.pem'$",
-        f"ssl_certfile={chain}": r"a readable one in PEM, without a passphrase \(.*\), not '.*chain.pem'$",
-        both.format(chain, nothing): r"a URL whose key is a readable one in PEM",
-        both.format(chain, files.redis.key): r"a URL whose key is that of the certificate in .*chain.pem, not",
+        f"ssl_ca_certs={short}": r"a readable file of PEM certificates \(the last one is cut off\), not '.*short.pem'$",
+        both.format(nothing, key): r"ssl_certfile is usable \(it holds no certificate, .*\), not '.*nothing.pem'$",
+        f"ssl_certfile={chain}": r"key is usable \(it holds no private key\), not '.*chain.pem'$",
+        both.format(chain, nothing): r"key is usable \(it holds no private key\), not '.*nothing.pem'$",
+        both.format(chain, files.redis.key): r"\(its key is not that of the first certificate\), not '.*key.pem'$",
+        both.format(chain, guarded): r"\(its key is encrypted, and nobody is here to be asked",
+        f"ssl_certfile={weak}": r"ssl_certfile is one that OpenSSL takes \(TLS failed: ee key too small\), not",
+        f"ssl_certfile={mixed}": r"its key is not that of the first certificate",
         f"ssl_keyfile={key}": "redis://",
         f"ssl_keyfiles={key}": "redis://",
         "ssl_ca_certs": "redis://",
+        "ssl_ca_certs=": "redis://",
+        "ssl_certfile=": "redis://",
+        "ssl_cert_reqs=none": "redis://",
+        f"ssl_ca_certs={files.redis.authority}&ssl_ca_certs={files.stranger.authority}": "redis://",
     }
+    # A key that the file of the certificate happens to hold is not the one that was named.
+    Redis(scheme + both.format(mixed, key))
     for query, sentence in wrong.items():
         with pytest.raises(SettingError, match=sentence) as error:
             Redis(scheme + query, setting="cluster")
@@ -212,6 +366,40 @@ def test_what_sentinels_are_told_over_tls_is_never_told(files):
 
     assert redis.url == "rediss+sentinel://@127.0.0.1/pair/3"
     assert (redis.credentials, redis.database) == (["secret"], 3)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rediss://h?password=secret",
+        "rediss://:secret@h?ssl_password=secret",
+        "REDISS+SENTINEL://h/m?sentinel_password=secret&x=y",
+        "rediss+sentinel://h/m?sentinel_password=a@secret&x=y",
+        "rediss://:p?secret@h",
+        "rediss://:secret/x@h/0",
+        "redis+sentinal://:secret@h/m",
+        "redis://:secret@h/x",
+    ],
+)
+@pytest.mark.parametrize("option", ["--cluster", "--store"])
+def test_what_is_secret_in_a_url_that_is_none_is_not_told(url, option):
+    """Nor half of it."""
+    with pytest.raises(UsageError) as error:
+        Options().parseOptions([option, url])
+
+    assert "secret" not in str(error.value).partition("not '")[2].replace("sentinel", "")
+    with pytest.raises(SettingError) as refused:
+        Redis(url)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_scheme_is_the_same_however_it_is_written(files):
+    url = f"REDISS+Sentinel://127.0.0.1/pair?ssl_ca_certs={files.redis.authority}"
+
+    assert Redis(url).url == "rediss+sentinel://127.0.0.1/pair"
+    Options().parseOptions(["--store", url])
+    with pytest.raises(UsageError, match="one that no other server has"):
+        Options().parseOptions(["--store", url, "--cluster", url.lower()])
 
 
 # With sentinels.
