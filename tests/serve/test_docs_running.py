@@ -34,15 +34,19 @@ def checked(folder):
 
 @pytest.mark.parametrize("text", TOML)
 def test_each_file_that_it_shows_is_right(text, tmp_path):
-    leaf = trustme.CA().issue_cert("example.org")
+    authority = trustme.CA()
+    leaf = authority.issue_cert("example.org")
     leaf.private_key_pem.write_to_path(tmp_path / "privkey.pem")
     leaf.cert_chain_pems[0].write_to_path(tmp_path / "fullchain.pem")
+    # For TLS to Redis.
+    authority.cert_pem.write_to_path(tmp_path / "redis-ca.pem")
+    leaf.private_key_and_cert_chain_pem.write_to_path(tmp_path / "client.pem")
     (tmp_path / "heartbeat.toml").write_text(text)
 
     run = checked(tmp_path)
 
     assert (run.returncode, run.stdout, run.stderr) == (0, "heartbeat.toml: no mistakes\n", "")
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 def test_the_mistakes_that_it_shows_are_those_that_are_said(tmp_path):
