@@ -941,8 +941,11 @@ def test_they_are_among_all_who_are_read_and_go_with_all(reactor, make_hasty):
     assert not {one, both} & set(reactor.getReaders() + reactor.getWriters())
 
 
-def test_a_stranger_who_fails_is_ended_alone(reactor, make_ready, failures):
-    others = [make_ready(), make_ready(fail), make_ready()]
+def test_a_stranger_who_fails_is_ended_alone(reactor, make_ready, failures, hands):
+    def be_read():
+        hands.now += 0.0002
+
+    others = [make_ready(be_read), make_ready(fail), make_ready(be_read)]
     for one in others:
         reactor.read_last(one)
 
@@ -953,12 +956,13 @@ def test_a_stranger_who_fails_is_ended_alone(reactor, make_ready, failures):
     assert [len(one.lost) for one in others] == [0, 1, 0]
 
 
-def test_a_port_that_is_read_last_lets_a_few_in_at_a_time(make_reactor):
+def test_a_port_that_is_read_last_lets_a_few_in_at_a_time(make_reactor, hands):
     """A crowd that has connected comes in turn by turn."""
     reactor = make_reactor(HeartbeatReactor)
     came = []
 
     def build():
+        hands.now += 0.0001
         came.append(Told())
         return came[-1]
 
