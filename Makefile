@@ -122,7 +122,7 @@ SECONDS ?= 3600
 fuzz: $(VENV)/test
 	$(BIN)/python -m fuzz all --seconds $(SECONDS)
 
-# Not a part of test-all: that they take at most five times as long as undisturbed is only so where nobody else has the cores.
+# Not a part of test-all: that they take at most five times as long as undisturbed holds in some runs, and not in all.
 abuse: $(VENV)/test
 	$(PYTEST) -s tests/serve/hostile_crowd.py
 

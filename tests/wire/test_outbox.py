@@ -804,7 +804,7 @@ def test_little_is_read_at_a_time_but_for_what_is_left_of_one_frame():
         for rest in (0, 10, 1000):
             read_up_to(reader, rest, 160)
             line.turn()
-        assert line.transport.protocol.read == [64, 160, 10, 1000]
+        assert line.transport.protocol.read == [256, 160, 10, 1000]
         read_up_to(reader, 100_000, 160)
         assert reader.bufferSize == 65_536
     finally:

@@ -11,7 +11,7 @@ import pytest
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from peers import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 
-from heartbeat import Settings
+from heartbeat import Settings, outbox
 from heartbeat.arrivals import Arrivals
 from heartbeat.chat import GroupChat
 from heartbeat.core.monitor import State
@@ -575,11 +575,11 @@ def test_little_is_read_at_a_time_of_who_is_read_last(serve_by, connect, monkeyp
     serve_by()
     peer = connect().open()
     peer.say({"type": "ping"}, {"type": "ping"})
-    assert reader.bufferSize == 160
+    assert reader.bufferSize == outbox.LITTLE
 
     peer.write(FRAMES["JSON pings"] * (BURST + RATE))
 
-    assert reader.bufferSize == 64
+    assert reader.bufferSize == outbox.LEAST
 
 
 def test_who_is_not_counted_is_no_stranger_when_he_has_come_in(serve_by, connect, is_last, world):
