@@ -45,7 +45,7 @@ _SIOCOUTQ = 0x5411
 _TCP_INFO = 11
 _RTT_AT = 68
 
-#: So many bytes are read at a time of whoever may not send as much as he likes: of who is read last, and of others. With
+#: So many bytes are read at a time of whoever may not send as much as he likes: of who is read last, of others. With
 #: 64 for the first a crowd that comes back after a server died took twice as long, so they are the same.
 LEAST, LITTLE = 256, 256
 
