@@ -36,7 +36,7 @@ _BEGIN = b"-----BEGIN CERTIFICATE-----"
 _KEY = re.compile(rb"-----BEGIN ((?:[A-Z]+ )*PRIVATE KEY)-----.+?-----END \1-----", re.DOTALL)
 
 
-class Unusable(Exception):  # it says so, and of which
+class Unusable(Exception):
     """What is wrong, and with which of the two files (`certificate`, `key`)."""
 
     def __init__(self, which: str, why: object) -> None:

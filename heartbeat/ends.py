@@ -136,17 +136,12 @@ class ServerEdge(Edge):
         return (outbox.unacknowledged(self.protocol.transport) or 0) < _UNREAD
 
     def _rank(self, pacing: Pacing) -> None:
-        protocol = self.protocol
         if pacing.is_first:
             pacing.is_first = False
-            protocol._heartbeat_least = outbox.LEAST
-            outbox.read_last(protocol.transport)
+            outbox.read_last(self.protocol.transport)
         else:
             pacing.known()
-            protocol._heartbeat_least = outbox.LITTLE
-            outbox.read_first(protocol.transport)
-        if protocol._heartbeat_reader is not None:
-            outbox.read_up_to(protocol._heartbeat_reader, protocol._heartbeat_rest(), protocol._heartbeat_least)
+            outbox.read_first(self.protocol.transport)
 
     def rested(self, now: float) -> None:
         """It was not read from for long enough: it is when it is its turn."""

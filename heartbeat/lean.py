@@ -185,9 +185,8 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
 
     # The head of the request, where it was answered here, as it is kept.
     _heartbeat_pieces: tuple[bytes, ...] | None = None
-    # What reads from the network, where little is to be read at a time, and how little.
+    # What reads from the network, where little is to be read at a time.
     _heartbeat_reader: Any = None
-    _heartbeat_least = outbox.LEAST
     # Whether Autobahn has made the connection, with all that belongs to it.
     _heartbeat_is_made = False
 
@@ -353,7 +352,7 @@ class LeanServerProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Auto
         super().consumeData()
         if self._heartbeat_reader is not None:
             # What belongs to one frame is not many messages, however long it is.
-            outbox.read_up_to(self._heartbeat_reader, self._heartbeat_rest(), self._heartbeat_least)
+            outbox.read_up_to(self._heartbeat_reader, self._heartbeat_rest())
 
     def _heartbeat_rest(self) -> int:
         """How many bytes of the frame that is arriving have not arrived."""

@@ -18,8 +18,6 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOProtocol
 
 __all__ = [
-    "LEAST",
-    "LITTLE",
     "Way",
     "are_waiting",
     "bound_silence",
@@ -45,9 +43,9 @@ _SIOCOUTQ = 0x5411
 _TCP_INFO = 11
 _RTT_AT = 68
 
-#: So many bytes are read at a time of whoever may not send as much as he likes: of who is read last, of others. With
-#: 64 for the first a crowd that comes back after a server died took twice as long, so they are the same.
-LEAST, LITTLE = 256, 256
+# So many bytes are read at a time of whoever may not send as much as he likes. With 64, for those who are read last, a
+# crowd that comes back after a server died took twice as long.
+_LITTLE = 256
 
 # Over TLS nothing is there before its record is, which may be 16 KiB; these are few steps to a large one.
 _OF_A_RECORD = 2048
@@ -149,13 +147,13 @@ def read_little(transport: Any) -> Any:
         transport = transport.transport
     if not isinstance(transport, FileDescriptor):
         return None
-    transport.bufferSize = _OF_A_RECORD if is_secured else LEAST
+    transport.bufferSize = _OF_A_RECORD if is_secured else _LITTLE
     return None if is_secured else transport
 
 
-def read_up_to(reader: Any, count: int, least: int) -> None:
-    """Have what is left of a frame read next, up to where another begins; where that is nothing, so many bytes."""
-    reader.bufferSize = min(count, _MUCH) if count else least
+def read_up_to(reader: Any, count: int) -> None:
+    """Have what is left of a frame read next, up to where another begins; where that is nothing, a little."""
+    reader.bufferSize = min(count, _MUCH) if count else _LITTLE
 
 
 def read_last(transport: Any) -> None:

@@ -85,7 +85,7 @@ class Redis:
         self._prefix = prefix
         scheme, colon, rest = url.partition(":")
         url = scheme.lower() + colon + rest
-        self.url = without_password(url)
+        self.url = _without_password(url)
         #: Those who know which Redis it is, where there are several.
         self.sentinels: Sentinels | None = None
         self._tls: Tls | None = None
@@ -470,7 +470,7 @@ def _endpoint_of(parts: SplitResult, tls: Tls | None, reactor: Any) -> Any:
     return endpoint if tls is None else tls.way(host, endpoint, reactor)
 
 
-def without_password(url: str) -> str:
+def _without_password(url: str) -> str:
     """The URL of a Redis as it may be told: of what is behind its question mark nothing, but of a UNIX socket's."""
     scheme, slashes, rest = url.partition("://")
     if scheme == "redis+unix":

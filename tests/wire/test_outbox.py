@@ -802,10 +802,10 @@ def test_little_is_read_at_a_time_but_for_what_is_left_of_one_frame():
         assert reader is line.transport
         line.turn()
         for rest in (0, 10, 1000):
-            read_up_to(reader, rest, 160)
+            read_up_to(reader, rest)
             line.turn()
-        assert line.transport.protocol.read == [256, 160, 10, 1000]
-        read_up_to(reader, 100_000, 160)
+        assert line.transport.protocol.read == [256, 256, 10, 1000]
+        read_up_to(reader, 100_000)
         assert reader.bufferSize == 65_536
     finally:
         line.close()

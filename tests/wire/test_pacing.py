@@ -5,13 +5,12 @@ they hold; nobody is convicted by a pause of ours.
 """
 
 import json
-from types import SimpleNamespace
 
 import pytest
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from peers import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 
-from heartbeat import Settings, outbox
+from heartbeat import Settings
 from heartbeat.arrivals import Arrivals
 from heartbeat.chat import GroupChat
 from heartbeat.core.monitor import State
@@ -566,20 +565,6 @@ def test_who_keeps_to_his_pace_is_never_ranked_again(serve_by, connect, ranks, w
         world.advance(0.5)
 
     assert ranks.told == told
-
-
-def test_little_is_read_at_a_time_of_who_is_read_last(serve_by, connect, monkeypatch):
-    """What Autobahn takes of him in one step is short; of who is known a frame of the fast path comes whole."""
-    reader = SimpleNamespace(bufferSize=None)
-    monkeypatch.setattr("heartbeat.outbox.read_little", lambda transport: reader)
-    serve_by()
-    peer = connect().open()
-    peer.say({"type": "ping"}, {"type": "ping"})
-    assert reader.bufferSize == outbox.LITTLE
-
-    peer.write(FRAMES["JSON pings"] * (BURST + RATE))
-
-    assert reader.bufferSize == outbox.LEAST
 
 
 def test_who_is_not_counted_is_no_stranger_when_he_has_come_in(serve_by, connect, is_last, world):
