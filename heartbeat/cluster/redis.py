@@ -24,7 +24,7 @@ from txredisapi import HiredisProtocol, ResponseError
 from heartbeat.cluster.fleet_scripts import FLEET_ASKED, FLEET_READING
 from heartbeat.cluster.scripts import ASKED, READING
 from heartbeat.cluster.sentinel import SCHEMES, Sentinels, endpoint_to
-from heartbeat.cluster.tls import Tls, query_of
+from heartbeat.cluster.tls import Tls, query_of, unheard
 from heartbeat.core.errors import SettingError, StoreError
 from heartbeat.endings import is_of_tls, reason_of
 
@@ -246,7 +246,8 @@ class Redis:
         """A connection is gone."""
         if self._made is connection:
             self._made = None
-            self._gone(reason)
+            is_secured = self._tls is not None or (self.sentinels is not None and self.sentinels.is_secured)
+            self._gone(unheard(reason) if is_secured and self._connection is None else reason)
 
     def _gone(self, reason: Failure) -> None:
         """There is none; try again in a moment."""

@@ -17,10 +17,11 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from heartbeat.cluster.tls import Tls, query_of
+from heartbeat.cluster.tls import Tls, query_of, unheard
 from heartbeat.core.errors import StoreError
 from heartbeat.endings import is_of_tls, reason_of
 
@@ -72,6 +73,11 @@ class Sentinels:
         """The way to the master, who is asked for each time."""
         return _ToMaster(self, reactor)
 
+    @property
+    def is_secured(self) -> bool:
+        """Whether they and the master are spoken to over TLS."""
+        return self._tls is not None
+
     @inlineCallbacks
     def ask(self, reactor: Any) -> Generator[Any, Any, Place]:
         """Where the master is, as the first says who answers. Fails with StoreError."""
@@ -80,7 +86,7 @@ class Sentinels:
             host, port = self._places[0]
             self._places.rotate(-1)
             try:
-                factory: Any = Factory.forProtocol(lambda: _Question(reactor, self.master, self._words))
+                factory: Any = Factory.forProtocol(lambda: _Question(reactor, self.master, self._words, self.is_secured))
                 factory.noisy = False
                 question = yield self.way(reactor, (host, port), _PATIENCE).connect(factory)
                 master: Place = yield question.answer
@@ -117,10 +123,11 @@ class _ToMaster:
 class _Question(Protocol):
     """One question to one sentinel; `answer` fires with a host and a port, or fails with StoreError."""
 
-    def __init__(self, reactor: Any, master: str, words: list[str]) -> None:
+    def __init__(self, reactor: Any, master: str, words: list[str], is_secured: bool) -> None:
         self._reader: Any = hiredis.Reader()
         self._master = master
         self._words = words
+        self._is_secured = is_secured
         self._timer = reactor.callLater(_PATIENCE, self._end, StoreError(f"no answer for {_PATIENCE:g} s"))
         self.answer: Deferred[Place] = Deferred(lambda _: self._end(None))
 
@@ -163,10 +170,11 @@ class _Question(Protocol):
         else:
             self.answer.callback(outcome)
 
-    def connectionLost(self, reason: Any = None) -> None:
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Twisted's: it is gone."""
-        why = reason_of(reason) if reason is not None and is_of_tls(reason) else "it has hung up"
-        self._end(StoreError(why))
+        why = unheard(reason) if self._is_secured else reason
+        is_plain = why is reason and not is_of_tls(reason)
+        self._end(StoreError("it has hung up" if is_plain else reason_of(why)))
 
 
 def _place(text: str) -> Place:

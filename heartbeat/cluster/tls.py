@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 
 from OpenSSL import SSL, crypto
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import CertificateOptions, platformTrust
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -23,7 +24,7 @@ from heartbeat.core.errors import SettingError, StoreError
 from heartbeat.endings import reason_of
 from heartbeat.tls import Verifying, platform, trusted_in
 
-__all__ = ["Tls", "query_of"]
+__all__ = ["Tls", "query_of", "unheard"]
 
 
 def query_of(text: str) -> dict[str, str]:
@@ -95,6 +96,17 @@ class Tls:
             bound = f"a URL whose ssl_certfile is one that OpenSSL takes ({reason_of(Failure(error))})"
             raise SettingError(self._setting, str(self._certificate), bound) from None
         return made
+
+
+def unheard(reason: Failure) -> Failure:
+    """Why a connection over TLS is gone that had not brought an answer yet.
+
+    With TLS 1.3 ours is done before the other side looks at the certificate. What we say meanwhile it resets the
+    connection for, and then its alert, which would say more, may never be read.
+    """
+    if reason.check(ConnectionLost) is None:
+        return reason
+    return Failure(StoreError("the connection was cut, as by one that is not shown the ssl_certfile that it wants"))
 
 
 def _file_of(asked: dict[str, str], name: str) -> Path | None:

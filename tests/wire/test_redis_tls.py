@@ -20,8 +20,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import DefaultOpenSSLContextFactory
 from twisted.python.usage import UsageError
+from zope.interface import implementer
 
 from heartbeat.cluster import redis as way
 from heartbeat.cluster.presence import FleetPresence
@@ -34,6 +37,9 @@ from heartbeat.store import Append, Head
 from heartbeat.tap import Options
 
 pytestmark = redis_server.needs_redis
+
+# What is said of a connection that was cut before an answer came.
+CUT = "the connection was cut, as by one that is not shown the ssl_certfile that it wants"
 
 ALICE = Head("a", "e", "alice", 120.0)
 
@@ -235,11 +241,35 @@ def test_a_redis_that_wants_to_see_a_certificate_is_shown_one(secured, files, tu
 
 
 def test_a_redis_that_wants_to_see_a_certificate_and_is_shown_none_says_so(secured, files, turns):
+    """Itself, unless that is overtaken by the end of the connection."""
     port = secured(files.redis, clients="yes")
     store = RedisStore(url_of(port, ca_certs=files.redis.authority), reactor=turns.reactor)
 
-    with pytest.raises(StoreError, match=r"cannot be reached: TLS failed: .*certificate required$"):
+    with pytest.raises(StoreError, match=rf"cannot be reached: (TLS failed: .*certificate required|{CUT})$"):
         turns.result(store.start())
+
+
+@implementer(IHandshakeListener)
+class Cutting(Protocol):
+    """Cuts the connection when TLS is up."""
+
+    def handshakeCompleted(self):
+        self.transport.abortConnection()
+
+
+@pytest.mark.parametrize("url", ["rediss://{}/0", "rediss+sentinel://{}/pair"])
+def test_one_that_cuts_the_connection_before_it_answers_may_have_wanted_a_certificate(files, turns, url):
+    cutting = Factory.forProtocol(Cutting)
+    cutting.noisy = False
+    shown = DefaultOpenSSLContextFactory(str(files.redis.key), str(files.redis.chain))
+    listening = turns.reactor.listenSSL(0, cutting, shown, interface="127.0.0.1")
+    place = url.format(f"127.0.0.1:{listening.getHost().port}")
+    redis = Redis(f"{place}?ssl_ca_certs={files.redis.authority}", reactor=turns.reactor)
+
+    with pytest.raises(StoreError, match=rf" cannot be reached: .*{CUT}\)?$"):
+        turns.result(redis.start())
+
+    turns.result(listening.stopListening())
 
 
 def test_what_was_renewed_is_used_for_the_next_connection(secured, files, turns, tmp_path):
