@@ -86,7 +86,9 @@ class Sentinels:
             host, port = self._places[0]
             self._places.rotate(-1)
             try:
-                factory: Any = Factory.forProtocol(lambda: _Question(reactor, self.master, self._words, self.is_secured))
+                factory: Any = Factory.forProtocol(
+                    lambda: _Question(reactor, self.master, self._words, self.is_secured)
+                )
                 factory.noisy = False
                 question = yield self.way(reactor, (host, port), _PATIENCE).connect(factory)
                 master: Place = yield question.answer
