@@ -72,7 +72,8 @@ class Edge:
     a bug; whatever still arrives is not even looked at. `over`: the connection is gone. `channel`: the end
     of the session that it carries, or carried last. `answers`: it answers ordinary pings; `way`: how text is written
     past Autobahn, None where it is not; `given`: the bytes that went this way; `is_fast`: whether text is read past
-    Autobahn just now, which `may_be_fast` allows. `left`: how many messages may come until `recount` is to be called.
+    Autobahn just now, which `may_be_fast` allows; `takes_controls`: its own pings and pongs, too.
+    `left`: how many messages may come until `recount` is to be called.
     """
 
     __slots__ = (
@@ -94,6 +95,7 @@ class Edge:
         "protocol",
         "shared",
         "slot",
+        "takes_controls",
         "way",
     )
 
@@ -109,7 +111,7 @@ class Edge:
         self.over = False
         self.answers = False
         self.way: outbox.Way | None = None
-        self.is_fast = self.may_be_fast = False
+        self.is_fast = self.may_be_fast = self.takes_controls = False
         self.given = 0
         self.left = _UNCOUNTED
         self._held = 0

@@ -360,6 +360,11 @@ _ON_THE_WAY |= {name: {getattr(Heartbeat, name)} for name in ("_onMessage", "onF
 # The same behind the mixin, which stands in their way itself.
 _BEHIND = _theirs("dataReceived", "consumeData", "onFrameEnd")
 
+# What a control frame goes through besides, and where the mixin stands in the way itself.
+_OF_CONTROLS = _theirs("processControlFrame", "onPing", "onPong", "sendPong")
+_OF_CONTROLS |= {name: {getattr(Heartbeat, name)} for name in ("_onPing", "_onPong")}
+_BEHIND_CONTROLS = _theirs("_onPing", "_onPong")
+
 
 def _is_autobahn(base: type) -> bool:
     return base.__module__.startswith("autobahn.") and issubclass(base, WebSocketProtocol)
@@ -399,6 +404,7 @@ class HeartbeatServerMixin(FastPath, Heartbeat):
             edge.way = outbox.way_to(self.transport)
             # What has arrived already is Autobahn's; `consumeData` looks whether that was all.
             edge.may_be_fast = True
+            edge.takes_controls = self._heartbeat_leaves_controls()
 
     def _heartbeat_is_usual(self) -> bool:
         """Whether nothing stands on the way of a text frame but what Autobahn does of itself."""
@@ -410,6 +416,13 @@ class HeartbeatServerMixin(FastPath, Heartbeat):
         behind = super(Heartbeat, self)
         return all(function_of(self, name) in theirs for name, theirs in _ON_THE_WAY.items()) and all(
             function_of(behind, name) in theirs for name, theirs in _BEHIND.items()
+        )
+
+    def _heartbeat_leaves_controls(self) -> bool:
+        """Whether nothing stands on the way of a ping or a pong of RFC 6455 but what Autobahn does of itself."""
+        behind = super(Heartbeat, self)
+        return all(function_of(self, name) in theirs for name, theirs in _OF_CONTROLS.items()) and all(
+            function_of(behind, name) in theirs for name, theirs in _BEHIND_CONTROLS.items()
         )
 
     def _trigger(self) -> None:

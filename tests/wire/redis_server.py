@@ -36,7 +36,7 @@ class RedisServer:
         command = [REDIS, "--port", "0", "--unixsocket", str(self.path), "--dir", str(self.folder), *self.options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until = time.monotonic() + 20
-        # That its socket is there is too little: it has a name before anybody listens at it.
+        # That its socket is there is too little: it has a name before anybody listens at it, and listens while it loads.
         while not self._answers():
             assert self.process.poll() is None, "redis-server has ended"
             assert time.monotonic() < until, "redis-server does not start"
@@ -45,7 +45,12 @@ class RedisServer:
 
     def _answers(self):
         with socket.socket(socket.AF_UNIX) as asked:
-            return asked.connect_ex(str(self.path)) == 0
+            asked.settimeout(20)
+            if asked.connect_ex(str(self.path)) != 0:
+                return False
+            asked.sendall(b"PING\r\n")
+            # That it wants a password first is an answer.
+            return not asked.recv(100).startswith(b"-LOADING")
 
     def kill(self):
         """Have it end without a word."""

@@ -56,6 +56,15 @@ def hosts_with(base=Host, **options):
     return with_protocol(base, hosts, **options)
 
 
+class Plain(Told, HeartbeatServerMixin, WebSocketServerProtocol):
+    """A host's that does nothing of its own with a pong."""
+
+
+mixed = hosts_with(Plain)
+
+either = pytest.mark.parametrize("make", [ours, mixed], ids=["ours", "a host's"])
+
+
 def on(twins, number):
     """The protocols of a connection, one each way."""
     return [side.lines[number].protocol for side in twins.sides]
@@ -77,9 +86,35 @@ def test_on_the_short_way_autobahn_sees_no_short_text(make):
     assert plain.incomingOctetsWireLevel > 0
 
 
+CONTROLS = [frame(payload, kind) for payload in (b"", b"x", b"y" * 125) for kind in (PING, PONG)]
+
+
+@either
+def test_on_the_short_way_autobahn_sees_no_ping_or_pong_of_its_own(make):
+    with Twins(make) as twins:
+        number = twins.connect()
+        twins.live(number, *CONTROLS, b"".join(CONTROLS), BEAT + CONTROLS[2] + BEAT + CONTROLS[3] + CONTROLS[4])
+
+        short, plain = (protocol.trafficStats.incomingOctetsWireLevel for protocol in on(twins, number))
+    assert short == 0
+    assert plain > 12 * sum(map(len, CONTROLS)) / 6
+
+
+@either
+@pytest.mark.parametrize("whole", [BEAT, *CONTROLS])
+def test_of_a_frame_that_is_cut_within_its_head_autobahn_sees_what_came_first(make, whole):
+    """It has not begun with it: the rest comes with the next chunk, which is taken as a whole."""
+    with Twins(make) as twins:
+        number = twins.connect()
+        for cut in range(1, 6):
+            twins.live(number, BEAT + whole[:cut], whole[cut:] + whole + BEAT, BEAT)
+
+        assert on(twins, number)[0].trafficStats.incomingOctetsWireLevel == 1 + 2 + 3 + 4 + 5
+
+
 @both
 def test_what_autobahn_must_see_it_sees_on_either_way(make):
-    pieces = [frame(b"x" * 126), frame(b"x", BINARY), frame(b"", PING), BEAT[:7], BEAT[7:], frame(b"x", fin=False)]
+    pieces = [frame(b"x" * 126), frame(b"x", BINARY), BEAT[:7], BEAT[7:], frame(b"x", fin=False)]
     with Twins(make) as twins:
         number = twins.connect()
         twins.live(number, *pieces, frame(b"y", CONTINUATION))
@@ -92,7 +127,7 @@ def test_what_autobahn_must_see_it_sees_on_either_way(make):
 # Any frames whatever.
 
 
-@given(st.randoms(use_true_random=False), st.sampled_from([ours, hosts]))
+@given(st.randoms(use_true_random=False), st.sampled_from([ours, hosts, mixed]))
 def test_any_life_is_the_same_on_every_way(chance, make):
     with Twins(make, WAYS, message_limit=2048) as twins:
         torrent = Torrent(chance, twins, lines=2)
@@ -115,7 +150,7 @@ def test_a_million_frames_of_any_kind_come_to_the_same_on_every_way(seed):
 
 def pour(seed, frames, every=64):
     """A life of so many frames, compared now and then; where that fails, a second time and after each step."""
-    make, beats = (ours, hosts)[seed % 2], (None, None, "server", "both")[seed // 2 % 4]
+    make, beats = (ours, hosts, mixed)[seed % 3], (None, None, "server", "both")[seed // 3 % 4]
     try:
         with Twins(make, WAYS, message_limit=2048, beats=beats) as twins:
             torrent = Torrent(random.Random(seed), twins)
@@ -266,6 +301,12 @@ STREAMS = {
     "unmasked after a ping": BEAT + frame(b'{"type":"ping"}', masked=False) + BEAT,
     "a length spelt too long": BEAT + b"\x81\xfe\x00\x0f" + BEAT[2:] + BEAT,
     "a reserved bit": BEAT + frame(b'{"type":"ping"}', rsv=4) + BEAT,
+    "pings and pongs of RFC 6455": b"".join(CONTROLS) + BEAT + CONTROLS[2] * 3 + BEAT,
+    "a ping of RFC 6455 that is too long": CONTROLS[2] + frame(b"x" * 126, PING) + CONTROLS[2],
+    "one in fragments": CONTROLS[2] + frame(b"x", PING, fin=False) + CONTROLS[2],
+    "one that is not masked": CONTROLS[2] + frame(b"x", PING, masked=False) + CONTROLS[2],
+    "one with a reserved bit": CONTROLS[3] + frame(b"x", PONG, rsv=2) + CONTROLS[2],
+    "one behind a close": CONTROLS[2] + frame(pack("!H", 1000), CLOSE) + CONTROLS[2],
     "a close": BEAT + frame(pack("!H", 1000) + b"bye", CLOSE) + BEAT,
     "a mask that looks like a frame": b"\x81\x8f\x81\x8f\x81\x8f" + bytes(15) + BEAT,
 }
@@ -290,10 +331,19 @@ def test_a_stream_comes_to_the_same_byte_by_byte(make, stream):
         twins.compare()
 
 
-@pytest.mark.parametrize("name", ["pings", "an opening and what follows", "a ping in fragments around a control frame"])
-def test_a_stream_comes_to_the_same_in_a_hosts_hands_wherever_it_is_cut(name):
+@pytest.mark.parametrize("make", [hosts, mixed])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pings",
+        "an opening and what follows",
+        "a ping in fragments around a control frame",
+        "pings and pongs of RFC 6455",
+    ],
+)
+def test_a_stream_comes_to_the_same_in_a_hosts_hands_wherever_it_is_cut(make, name):
     stream = STREAMS[name]
-    with Twins(hosts) as twins:
+    with Twins(make) as twins:
         for cut in range(len(stream) + 1):
             number = twins.connect()
             twins.live(number, stream[:cut], stream[cut:], BEAT)
@@ -690,6 +740,23 @@ def overriding(name, base):
     return cls
 
 
+def giving(name, base):
+    """A class that gives each connection such a method, as tools do that look into one: when it is open."""
+
+    class Given(base):
+        def onOpen(self):
+            super().onOpen()
+            theirs = getattr(self, name)
+
+            def own(*arguments, **keywords):
+                self.transport.hooks.append(name)
+                return theirs(*arguments, **keywords)
+
+            setattr(self, name, own)
+
+    return Given
+
+
 @both
 @pytest.mark.parametrize("name", ON_THE_WAY)
 def test_who_overrides_what_a_text_passes_sees_every_frame(make, name):
@@ -706,25 +773,55 @@ def test_who_overrides_what_a_text_passes_sees_every_frame(make, name):
 @both
 @pytest.mark.parametrize("name", ["onMessageBegin", "onMessageEnd", "sendMessage", "sendFrame", "sendData"])
 def test_who_gives_a_connection_a_method_of_its_own_sees_every_frame(make, name):
-    """As tools do that look into one connection; at the latest when it is open."""
-    base = Page if make is ours else Host
-
-    class Given(base):
-        def onOpen(self):
-            super().onOpen()
-            theirs = getattr(self, name)
-
-            def own(*arguments, **keywords):
-                self.transport.hooks.append(name)
-                return theirs(*arguments, **keywords)
-
-            setattr(self, name, own)
-
-    with Twins(with_protocol(Given, make), WAYS) as twins:
+    with Twins(with_protocol(giving(name, Page if make is ours else Host), make), WAYS) as twins:
         number = twins.connect()
         twins.live(number, BEAT, BEAT, BEAT + BEAT)
 
         assert twins.sides[0].lines[number].hooks.count(name) == 4
+
+
+OF_CONTROLS = {
+    "processControlFrame": CONTROLS[:4],
+    "_onPing": CONTROLS[::2],
+    "onPing": CONTROLS[::2],
+    "sendPong": CONTROLS[::2],
+    "_onPong": CONTROLS[1::2],
+    "onPong": CONTROLS[1::2],
+}
+
+
+@both
+@pytest.mark.parametrize("name", OF_CONTROLS)
+@pytest.mark.parametrize("where", ["above", "below", "of the connection"])
+def test_who_overrides_what_a_ping_or_a_pong_passes_sees_every_one(make, name, where):
+    base = Page if make is ours else Plain
+    if where == "above":
+        base = overriding(name, base)
+    elif where == "of the connection":
+        base = giving(name, base)
+    else:
+        base, make = type("Mixed", (Told, HeartbeatServerMixin, overriding(name, WebSocketServerProtocol)), {}), hosts
+    with Twins(with_protocol(base, make)) as twins:
+        number = twins.connect()
+        controls = OF_CONTROLS[name]
+        twins.live(number, BEAT, *controls, b"".join(controls), BEAT)
+
+        hooks = [side.lines[number].hooks.count(name) for side in twins.sides]
+        assert hooks[0] == hooks[1] == 2 * len(controls)
+        # Text is taken all the same.
+        assert on(twins, number)[0].trafficStats.incomingWebSocketMessages == 0
+
+
+@both
+def test_a_ping_of_autobahns_own_that_waits_for_its_pong_gets_it(make):
+    """Though nobody has told Autobahn to send any."""
+    with Twins(make) as twins:
+        number = twins.connect()
+        for protocol in on(twins, number):
+            protocol.autoPingPending = b"\0" * 12
+        twins.live(number, frame(b"\0" * 11, PONG), frame(b"\0" * 12, PONG), CONTROLS[2])
+
+        assert [protocol.autoPingPending for protocol in on(twins, number)] == [None, None]
 
 
 @pytest.mark.parametrize(
