@@ -36,7 +36,7 @@ class RedisServer:
         command = [REDIS, "--port", "0", "--unixsocket", str(self.path), "--dir", str(self.folder), *self.options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until = time.monotonic() + 20
-        # That its socket is there is too little: it has a name before anybody listens at it, and listens while it loads.
+        # That its socket is there is too little: it is before anybody listens, and Redis listens while it still loads.
         while not self._answers():
             assert self.process.poll() is None, "redis-server has ended"
             assert time.monotonic() < until, "redis-server does not start"

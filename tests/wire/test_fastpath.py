@@ -576,8 +576,8 @@ def test_a_handler_that_fails_closes_or_drops_does_the_same(make, step, failures
     failures.flush(Mistake)
 
 
-@both
-@pytest.mark.parametrize("word", [b'{"type":"ping"}', b'{"type":"tell"}', b"[]"])
+@either
+@pytest.mark.parametrize("word", [BEAT, said({"type": "tell"}), said(b"[]"), CONTROLS[2], CONTROLS[2] * 2])
 def test_a_transport_that_fails_ends_the_connection_the_same(make, word, failures):
     """Which it must not do; whatever it was, it is logged, and the peer is told."""
     with Twins(make) as twins:
@@ -585,7 +585,7 @@ def test_a_transport_that_fails_ends_the_connection_the_same(make, word, failure
         twins.live(number, BEAT)
         for side in twins.sides:
             side.lines[number].fails = 1
-        twins.feed(number, said(word), BEAT)
+        twins.feed(number, word, BEAT)
 
         short, plain = (side.lines[number] for side in twins.sides)
         assert (short.said, short.hooks, short.fails) == (plain.said, plain.hooks, plain.fails)
@@ -610,10 +610,10 @@ def test_a_hook_that_fails_ends_the_connection_the_same(make, event, failures):
     failures.flush(Mistake)
 
 
-@both
+@either
 @pytest.mark.parametrize("event", ["suspect", "acknowledged"])
 def test_a_hook_that_closes_is_heeded_the_same(make, event):
-    base = Page if make is ours else Host
+    base = Page if make is ours else Plain
 
     class Closes(base):
         def linkChanged(self, status):
@@ -622,15 +622,15 @@ def test_a_hook_that_closes_is_heeded_the_same(make, event):
                 self.sendClose(3000, "enough")
 
     with Twins(with_protocol(Closes, make), WAYS) as twins:
-        for word in (BEAT, said({"type": "chat"}), said(b"hello")):
+        for word in (BEAT, said({"type": "chat"}), said(b"hello"), CONTROLS[2] + CONTROLS[3], CONTROLS[3] * 2):
             number = twins.connect()
             twins.live(number, BEAT, 13, word, BEAT, frame(pack("!H", 3000), CLOSE), 1.5)
 
 
-@both
+@either
 def test_a_hook_that_drops_the_connection_is_heeded_before_the_message_that_it_heard(make):
     """It is told that bytes arrive again, and will have none of them."""
-    base = Page if make is ours else Host
+    base = Page if make is ours else Plain
 
     class Drops(base):
         def linkChanged(self, status):
@@ -639,8 +639,9 @@ def test_a_hook_that_drops_the_connection_is_heeded_before_the_message_that_it_h
                 self.dropConnection(abort=True)
 
     with Twins(with_protocol(Drops, make)) as twins:
-        number = twins.connect()
-        twins.live(number, BEAT, 13, said({"type": "chat"}), 1)
+        for word in (said({"type": "chat"}), CONTROLS[2], CONTROLS[3] + CONTROLS[2]):
+            number = twins.connect()
+            twins.live(number, BEAT, 13, word, 1)
 
 
 @both
@@ -662,14 +663,14 @@ def test_what_is_sent_beside_the_answers_keeps_its_place(make):
                 twins.live(number, act, BEAT, act, BEAT + said({"type": "tell"}) + BEAT)
 
 
-@both
+@either
 def test_nothing_more_is_read_from_a_peer_for_which_too_much_waits_on_either_way(make, monkeypatch):
     waits = [0]
     monkeypatch.setattr("heartbeat.outbox.queued", lambda transport: waits[0])
     with Twins(make, WAYS, outgoing_limit=100_000) as twins:
         number = twins.connect()
         twins.live(number, BEAT)
-        for word in (BEAT, said({"type": "chat"}), said(b"[]")):
+        for word in (BEAT, said({"type": "chat"}), said(b"[]"), CONTROLS[2], CONTROLS[0] * 3 + CONTROLS[1]):
             waits[0] = 100_001
             twins.live(number, word)
             assert all(side.lines[number].paused for side in twins.sides)
