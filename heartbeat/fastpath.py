@@ -40,6 +40,7 @@ class FastPath:
     current_frame: Any
     inside_message: bool
     autoPingPending: Any
+    trafficStats: Any
 
     def dataReceived(self, data: bytes) -> None:
         """Twisted's: bytes have arrived."""
@@ -52,13 +53,13 @@ class FastPath:
             self._heartbeat_in_frames(data)
             return
         edge.left -= 1
-        if edge.left < 0 and not edge.recount():
-            return
-        size -= 6
-        mask = _number(data[2:6], "little") * REPEATED[size] & KEPT[size]
-        payload = (_number(data[6:], "little") ^ mask).to_bytes(size, "little")
-        ticker = edge.shared.ticker
         try:
+            if edge.left < 0 and not edge.recount():
+                return
+            size -= 6
+            mask = _number(data[2:6], "little") * REPEATED[size] & KEPT[size]
+            payload = (_number(data[6:], "little") ^ mask).to_bytes(size, "little")
+            ticker = edge.shared.ticker
             pong = edge.link.beat(payload, ticker.running.at(ticker.raw()))
             if pong is not None:
                 size = len(pong)
@@ -71,6 +72,8 @@ class FastPath:
             edge.failed()
             return
         if not _is_text(payload):
+            # Where that is taken all the same, it is counted there.
+            edge.left += 1
             super().dataReceived(data)  # type: ignore[misc]  # the mixin's
             return
         edge.heard()
@@ -91,6 +94,9 @@ class FastPath:
             whole = begun + data
             if _end_of_short(whole, 0):
                 data, self.data, edge.is_fast = whole, b"", True
+                # Parsed there after all it is counted again. (What came with the handshake was not counted here.)
+                stats = self.trafficStats
+                stats.incomingOctetsWireLevel = max(0, stats.incomingOctetsWireLevel - len(begun))
         if edge.is_fast:
             self._heartbeat_in_frames(data)
         else:
@@ -119,15 +125,13 @@ class FastPath:
         if not (edge.is_fast and edge.takes_controls) or self.autoPingPending:
             return at
         # One is answered at once, of several the answers together.
-        way = edge.way if data[1] == size + 122 else outbox.write
-        is_heard = False
+        is_alone = data[1] == size + 122
+        edge.heard()
         try:
-            while (end := _end_of_short(data, at)) and data[at] != _TEXT and self.state == _OPEN:
-                if not is_heard:
-                    is_heard = True
-                    edge.heard()
-                    if self.state != _OPEN or edge.dead:
-                        break
+            # Whoever is told of one may close, or have Autobahn write bit by bit.
+            while edge.is_fast and self.state == _OPEN and (end := _end_of_short(data, at)) and data[at] != _TEXT:
+                if edge.dead:
+                    return size
                 edge.left -= 1
                 if edge.left < 0 and not edge.recount():
                     return size
@@ -138,15 +142,13 @@ class FastPath:
                     edge.pong(payload)
                 else:
                     edge.given += length + 2
-                    way(self.transport, PONG_HEADS[length] + payload)
-                if edge.dead:
-                    return size
+                    (edge.way if is_alone else outbox.write)(self.transport, PONG_HEADS[length] + payload)
                 at = end
         except Exception:  # noqa: BLE001  # as above
             edge.failed()
             return size
         edge.hold_back()
-        return at
+        return size if edge.dead else at
 
 
 def _end_of_short(data: bytes, at: int) -> int:

@@ -157,7 +157,7 @@ class Heartbeat:
         if edge is not None and edge.link is not None:
             # In the middle of a message whatever arrives is Autobahn's.
             edge.is_fast = edge.may_be_fast and not (self.data or self.current_frame or self.inside_message)  # type: ignore[attr-defined]  # Autobahn's
-            if self.inside_message:  # type: ignore[attr-defined]  # Autobahn's
+            if self.inside_message and not edge.dead:  # type: ignore[attr-defined]  # Autobahn's
                 self._heartbeat_in_pieces()
 
     def onFrameEnd(self) -> bool | None:
@@ -400,7 +400,9 @@ class HeartbeatServerMixin(FastPath, Heartbeat):
         edge.answers = not self._heartbeat_is_silent()
 
     def _heartbeat_choose(self, edge: Edge) -> None:
-        if edge.answers and edge.shared.settings.fast_path and self._heartbeat_is_usual():
+        # A host that has opened may have something to say that Autobahn writes bit by bit.
+        is_writing = self.triggered  # type: ignore[attr-defined]  # Autobahn's
+        if edge.answers and edge.shared.settings.fast_path and not is_writing and self._heartbeat_is_usual():
             edge.way = outbox.way_to(self.transport)
             # What has arrived already is Autobahn's; `consumeData` looks whether that was all.
             edge.may_be_fast = True

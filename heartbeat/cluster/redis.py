@@ -247,7 +247,7 @@ class Redis:
         if self._made is connection:
             self._made = None
             is_secured = self._tls is not None or (self.sentinels is not None and self.sentinels.is_secured)
-            self._gone(unheard(reason) if is_secured and self._connection is None else reason)
+            self._gone(reason if connection.has_answered or not is_secured else unheard(reason))
 
     def _gone(self, reason: Failure) -> None:
         """There is none; try again in a moment."""
@@ -379,6 +379,8 @@ class _Connection(HiredisProtocol):  # type: ignore[misc]  # untyped
         super().__init__(charset=None, convertNumbers=False)
         self._redis = redis
         self._why: Exception | None = None
+        #: Whether anything has come.
+        self.has_answered = False
         #: Where the sentinels said that it is.
         self.master: tuple[str, int] | None = None
 
@@ -397,6 +399,7 @@ class _Connection(HiredisProtocol):  # type: ignore[misc]  # untyped
         if answers is not None:
             commands.append(self.execute_command("HKEYS", answers).addCallback(redis.compare))
         commands += [self.execute_command("SCRIPT", "LOAD", text) for text in _SCRIPTS.values()]
+        commands[0].addBoth(self._answered)
         silent = StoreError(f"no answer for {_PATIENCE:g} s")
         timer = redis._reactor.callLater(_PATIENCE, self.failed, silent)
 
@@ -407,6 +410,10 @@ class _Connection(HiredisProtocol):  # type: ignore[misc]  # untyped
 
         made: Deferred[Any] = gatherResults(commands, consumeErrors=True)
         return made.addBoth(over)
+
+    def _answered(self, reply: Any) -> Any:
+        self.has_answered = True
+        return reply
 
     def run(self, one: _Asked) -> None:
         """Have Redis do this; it answers in the order in which it is asked."""

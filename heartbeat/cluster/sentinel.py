@@ -129,7 +129,8 @@ class _Question(Protocol):
         self._reader: Any = hiredis.Reader()
         self._master = master
         self._words = words
-        self._is_secured = is_secured
+        # Over TLS, and nothing has come yet.
+        self._is_unheard = is_secured
         self._timer = reactor.callLater(_PATIENCE, self._end, StoreError(f"no answer for {_PATIENCE:g} s"))
         self.answer: Deferred[Place] = Deferred(lambda _: self._end(None))
 
@@ -142,6 +143,7 @@ class _Question(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Twisted's: bytes have come."""
+        self._is_unheard = False
         self._reader.feed(data)
         try:
             while (reply := self._reader.gets()) is not False:
@@ -174,7 +176,7 @@ class _Question(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Twisted's: it is gone."""
-        why = unheard(reason) if self._is_secured else reason
+        why = unheard(reason) if self._is_unheard else reason
         is_plain = why is reason and not is_of_tls(reason)
         self._end(StoreError("it has hung up" if is_plain else reason_of(why)))
 

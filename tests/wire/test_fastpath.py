@@ -102,14 +102,27 @@ def test_on_the_short_way_autobahn_sees_no_ping_or_pong_of_its_own(make):
 
 @either
 @pytest.mark.parametrize("whole", [BEAT, *CONTROLS])
-def test_of_a_frame_that_is_cut_within_its_head_autobahn_sees_what_came_first(make, whole):
-    """It has not begun with it: the rest comes with the next chunk, which is taken as a whole."""
+def test_of_a_frame_that_is_cut_within_its_head_autobahn_parses_nothing(make, whole):
+    """It has not begun with it when the rest comes, with the next chunk, and both are taken as one."""
     with Twins(make) as twins:
         number = twins.connect()
         for cut in range(1, 6):
             twins.live(number, BEAT + whole[:cut], whole[cut:] + whole + BEAT, BEAT)
 
-        assert on(twins, number)[0].trafficStats.incomingOctetsWireLevel == 1 + 2 + 3 + 4 + 5
+        assert on(twins, number)[0].trafficStats.incomingOctetsWireLevel == 0
+
+
+@both
+@pytest.mark.parametrize("whole", [frame(b""), frame(b"\xff"), frame(b"x", PONG)])
+def test_what_autobahn_is_given_once_more_it_counts_once(make, whole):
+    """An empty text, what is no UTF-8, and a pong of which a host has a hook."""
+    with Twins(make) as twins:
+        number = twins.connect()
+        twins.live(number, BEAT, whole[:4], whole[4:])
+
+        plain = len(BEAT) + len(whole)
+        short = 0 if make is ours and whole[0] & 15 == PONG else len(whole)
+        assert [protocol.trafficStats.incomingOctetsWireLevel for protocol in on(twins, number)] == [short, plain]
 
 
 @both
@@ -1128,6 +1141,58 @@ def test_nothing_overtakes_what_autobahn_writes_bit_by_bit(make, act):
 
         assert [protocol._heartbeat.way for protocol in on(twins, number)] == [None] * 3
         twins.live(number, 1, BEAT)
+
+
+@either
+@pytest.mark.parametrize("act", PUT_OFF.values(), ids=PUT_OFF)
+@pytest.mark.parametrize("hook", ["onOpen", "linkChanged", "pongReceived"])
+def test_nothing_overtakes_what_a_hook_has_autobahn_write_bit_by_bit(make, act, hook):
+    """Not what answers the chunk of which it hears either."""
+    base = Page if make is ours else Plain
+
+    def own(self, *arguments):
+        getattr(super(cls, self), hook)(*arguments)
+        if self.state == WebSocketServerProtocol.STATE_OPEN:
+            act(self)
+            act(self)
+
+    cls = type("Writes", (base,), {hook: own})
+    answer = frame(b"heartbeat 1", PONG)
+    with Twins(with_protocol(cls, make), WAYS) as twins:
+        for chunk in (BEAT, CONTROLS[2], CONTROLS[2] * 2, answer + CONTROLS[2], answer + CONTROLS[2] + BEAT):
+            number = twins.connect()
+            twins.live(number, BEAT if hook != "onOpen" else chunk, chunk, 13, chunk, chunk, 1)
+            twins.connect(request() + chunk)
+            twins.compare()
+            twins.advance(1)
+            twins.compare()
+
+
+def test_a_text_that_is_no_utf_8_is_counted_once():
+    with Twins(with_protocol(Page, utf8validateIncoming=False), message_rate=50) as twins:
+        number = twins.connect()
+        twins.live(number, BEAT, *[frame(b"\xff")] * 12)
+
+        short, plain = (protocol._heartbeat for protocol in on(twins, number))
+        assert (short.left, short._pacing._pace._left) == (plain.left, plain._pacing._pace._left)
+
+
+@pytest.mark.parametrize("word", [said({"type": "error", "code": "none"}), CONTROLS[3]])
+def test_a_transport_that_fails_when_somebody_was_too_fast_ends_the_connection_the_same(word, failures):
+    """What is sent is not answered, so it is the close that fails."""
+    with Twins(message_rate=1) as twins:
+        number = twins.connect()
+        twins.live(number, BEAT)
+        lines = [side.lines[number] for side in twins.sides]
+        for line in lines:
+            line.fails = 1
+        twins.feed(number, word * 60)
+        short, plain = lines
+        assert (short.said, short.fails) == (plain.said, plain.fails)
+        assert short.protocol._heartbeat.dead
+        assert plain.protocol._heartbeat.dead
+        assert short.protocol.state == plain.protocol.state
+    assert len(failures.flush(Mistake)) == 2
 
 
 #: What changes the way of all further frames.

@@ -23,6 +23,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import DefaultOpenSSLContextFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.usage import UsageError
 from zope.interface import implementer
 
@@ -257,18 +258,33 @@ class Cutting(Protocol):
         self.transport.abortConnection()
 
 
+class CuttingLater(Protocol):
+    """Cuts it when it has answered something."""
+
+    def dataReceived(self, data):
+        self.transport.write(b"+OK\r\n")
+        self.transport.transport.reactor.callLater(0.05, self.transport.abortConnection)
+        self.dataReceived = lambda data: None
+
+
 @pytest.mark.parametrize("url", ["rediss://{}/0", "rediss+sentinel://{}/pair"])
-def test_one_that_cuts_the_connection_before_it_answers_may_have_wanted_a_certificate(files, turns, url):
-    cutting = Factory.forProtocol(Cutting)
+@pytest.mark.parametrize(
+    ("protocol", "why"), [(Cutting, CUT), (CuttingLater, "(Connection to the other side .*|it has hung up)")]
+)
+def test_one_that_cuts_the_connection_before_it_answers_may_have_wanted_a_certificate(files, turns, url, protocol, why):
+    cutting = Factory.forProtocol(protocol)
     cutting.noisy = False
     shown = DefaultOpenSSLContextFactory(str(files.redis.key), str(files.redis.chain))
-    listening = turns.reactor.listenSSL(0, cutting, shown, interface="127.0.0.1")
+    # By itself TLS would write in the turns of the global reactor.
+    secured = TLSMemoryBIOFactory(shown, False, cutting, clock=turns.reactor)
+    listening = turns.reactor.listenTCP(0, secured, interface="127.0.0.1")
     place = url.format(f"127.0.0.1:{listening.getHost().port}")
     redis = Redis(f"{place}?ssl_ca_certs={files.redis.authority}", reactor=turns.reactor)
 
-    with pytest.raises(StoreError, match=rf" cannot be reached: .*{CUT}\)?$"):
+    with pytest.raises(StoreError, match=rf" cannot be reached: .*{why}\)?$") as error:
         turns.result(redis.start())
 
+    assert (CUT in str(error.value)) == (protocol is Cutting)
     turns.result(listening.stopListening())
 
 
