@@ -93,7 +93,7 @@ COMPUTE := tests/core tests/wire tests/simulation \
 # And that which for most of its time waits for what must happen, or must not.
 WAITING := $(addprefix tests/serve/test_,$(addsuffix .py,faults links proxies reactor slow_consumers))
 
-# What hypothesis searches: four times as far as in `make test`.
+# What hypothesis searches: seven times as far as in `make test`.
 FURTHER := --hypothesis-profile=thorough
 
 test-all: test $(NODE_MODULES)/made

@@ -13,7 +13,7 @@ from hypothesis import settings
 from heartbeat import Settings
 
 # `make test` searches a little, and `make test-all` once more, further (--hypothesis-profile=thorough).
-settings.register_profile("heartbeat", deadline=None, derandomize=True, database=None, max_examples=50)
+settings.register_profile("heartbeat", deadline=None, derandomize=True, database=None, max_examples=30)
 settings.register_profile("thorough", settings.get_profile("heartbeat"), max_examples=200)
 settings.load_profile("heartbeat")
 

@@ -314,7 +314,7 @@ STREAMS = {
     "unmasked after a ping": BEAT + frame(b'{"type":"ping"}', masked=False) + BEAT,
     "a length spelt too long": BEAT + b"\x81\xfe\x00\x0f" + BEAT[2:] + BEAT,
     "a reserved bit": BEAT + frame(b'{"type":"ping"}', rsv=4) + BEAT,
-    "pings and pongs of RFC 6455": b"".join(CONTROLS) + BEAT + CONTROLS[2] * 3 + BEAT,
+    "pings and pongs of RFC 6455": b"".join(CONTROLS[:4]) + BEAT + CONTROLS[2] * 3 + frame(b"longer", PONG) + BEAT,
     "a ping of RFC 6455 that is too long": CONTROLS[2] + frame(b"x" * 126, PING) + CONTROLS[2],
     "one in fragments": CONTROLS[2] + frame(b"x", PING, fin=False) + CONTROLS[2],
     "one that is not masked": CONTROLS[2] + frame(b"x", PING, masked=False) + CONTROLS[2],
