@@ -1,10 +1,10 @@
 """The short way through a server: from the bytes of the socket to the answer, past Autobahn's parser.
 
 Assumes a chunk of bytes that is one whole frame, or several: text, final, masked, of at most 125 bytes, on a connection
-that is open, outside any message; or RFC 6455's own pings and pongs, of which a stranger may send sixty at a time. An
-ordinary ping is answered here, as the link and `messages.pong_frame` say, without
-an object that it does not need. What else is text goes where Autobahn would have taken it; whatever does not fit,
-and what is not UTF-8, goes to Autobahn, as if nobody had looked. Autobahn's `trafficStats` know nothing of
+that is open, outside any message; or RFC 6455's own pings and pongs, of which a stranger may send some forty at a time.
+An ordinary ping is answered here, as the link and `messages.pong_frame` say, without an object that it does not need.
+What else is text goes where Autobahn would have taken it; whatever does not fit, and what is not UTF-8, goes to
+Autobahn, as if nobody had looked. Autobahn's `trafficStats` know nothing of
 what came this way. When a connection has opened it is looked at whether anybody stands on Autobahn's way who would miss
 it. `Settings.fast_path` turns it off.
 """

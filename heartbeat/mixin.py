@@ -333,6 +333,11 @@ def _theirs(*names: str) -> dict[str, set[object]]:
     return {name: {getattr(cls, name) for cls in (WebSocketServerProtocol, LeanServerProtocol)} for name in names}
 
 
+def _are_theirs(of: object, functions: dict[str, set[object]]) -> bool:
+    """Whether its functions of these names are among those."""
+    return all(function_of(of, name) in theirs for name, theirs in functions.items())
+
+
 # What a text frame goes through in Autobahn, on its way in and out. Who has one of his own is to see all frames.
 _ON_THE_WAY = _theirs(
     "_dataReceived",
@@ -400,9 +405,7 @@ class HeartbeatServerMixin(FastPath, Heartbeat):
         edge.answers = not self._heartbeat_is_silent()
 
     def _heartbeat_choose(self, edge: Edge) -> None:
-        # A host that has opened may have something to say that Autobahn writes bit by bit.
-        is_writing = self.triggered  # type: ignore[attr-defined]  # Autobahn's
-        if edge.answers and edge.shared.settings.fast_path and not is_writing and self._heartbeat_is_usual():
+        if edge.answers and edge.shared.settings.fast_path and self._heartbeat_is_usual():
             edge.way = outbox.way_to(self.transport)
             # What has arrived already is Autobahn's; `consumeData` looks whether that was all.
             edge.may_be_fast = True
@@ -412,20 +415,17 @@ class HeartbeatServerMixin(FastPath, Heartbeat):
         """Whether nothing stands on the way of a text frame but what Autobahn does of itself."""
         if any(getattr(self, option) for option in _OPTIONS) or not self.applyMask or self._listeners is not None:  # type: ignore[attr-defined]  # Autobahn's
             return False
+        if self.triggered:  # type: ignore[attr-defined]  # Autobahn's
+            # What the host said when it opened is being written bit by bit.
+            return False
         if any(0 < limit < SHORT for limit in (self.maxMessagePayloadSize, self.maxFramePayloadSize)):  # type: ignore[attr-defined]  # Autobahn's
             return False
         # By the functions themselves, of the instance: whoever wraps one, or sets one, is to be called.
-        behind = super(Heartbeat, self)
-        return all(function_of(self, name) in theirs for name, theirs in _ON_THE_WAY.items()) and all(
-            function_of(behind, name) in theirs for name, theirs in _BEHIND.items()
-        )
+        return _are_theirs(self, _ON_THE_WAY) and _are_theirs(super(Heartbeat, self), _BEHIND)
 
     def _heartbeat_leaves_controls(self) -> bool:
         """Whether nothing stands on the way of a ping or a pong of RFC 6455 but what Autobahn does of itself."""
-        behind = super(Heartbeat, self)
-        return all(function_of(self, name) in theirs for name, theirs in _OF_CONTROLS.items()) and all(
-            function_of(behind, name) in theirs for name, theirs in _BEHIND_CONTROLS.items()
-        )
+        return _are_theirs(self, _OF_CONTROLS) and _are_theirs(super(Heartbeat, self), _BEHIND_CONTROLS)
 
     def _trigger(self) -> None:
         """Autobahn's: something waits in a queue of its own, which nothing may overtake from now on."""
