@@ -38,7 +38,7 @@ class Watched(Asked):
     def __call__(self, path, method="GET", body=b"", **headers):
         """The answer to a request, once there is one."""
         transport = self.begin(path, method, body, **headers)
-        self.turns.until(lambda: self.world.advance(0.01) or transport.value())
+        self.turns.until(lambda: self.world.advance(0) or transport.value())
         return Answer(transport.value())
 
     def person(self, name):
