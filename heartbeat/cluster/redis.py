@@ -398,7 +398,8 @@ class _Connection(HiredisProtocol):  # type: ignore[misc]  # untyped
         answers = redis.answers
         if answers is not None:
             commands.append(self.execute_command("HKEYS", answers).addCallback(redis.compare))
-        commands += [self.execute_command("SCRIPT", "LOAD", text) for text in _SCRIPTS.values()]
+        if not commands:
+            commands.append(self.execute_command("PING"))
         commands[0].addBoth(self._answered)
         silent = StoreError(f"no answer for {_PATIENCE:g} s")
         timer = redis._reactor.callLater(_PATIENCE, self.failed, silent)
@@ -408,8 +409,14 @@ class _Connection(HiredisProtocol):  # type: ignore[misc]  # untyped
                 timer.cancel()
             return result.value.subFailure if isinstance(result, Failure) else result  # type: ignore[union-attr]  # gathered
 
+        # Redis hangs up on one without a password who says more than 16 KiB at once, and its word that it wants one may
+        # be lost with the connection: so the scripts follow when they may.
         made: Deferred[Any] = gatherResults(commands, consumeErrors=True)
-        return made.addBoth(over)
+        return made.addCallback(lambda _: self._load()).addBoth(over)
+
+    def _load(self) -> Deferred[Any]:
+        loading = [self.execute_command("SCRIPT", "LOAD", text) for text in _SCRIPTS.values()]
+        return gatherResults(loading, consumeErrors=True)
 
     def _answered(self, reply: Any) -> Any:
         self.has_answered = True

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import redis_server
+from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import formatEvent
 
 from heartbeat.cluster import redis as way
@@ -168,6 +169,28 @@ def test_a_wrong_password_is_said(redis, turns):
 
     with pytest.raises(StoreError, match="^the store " + re.escape(redis.url) + " cannot be reached: NOAUTH"):
         turns.result(store.start())
+
+
+class Locked(Protocol):
+    """As a Redis that wants a password, to who shows none: says so, and hangs up on who goes on for long."""
+
+    def dataReceived(self, data):
+        if re.search(rb"\$\d{5}", data):
+            self.transport.abortConnection()
+        else:
+            self.transport.write(b"-NOAUTH Authentication required.\r\n" * data.count(b"*"))
+
+
+def test_one_who_has_shown_no_password_says_little_and_so_hears_that_there_is_one(turns, tmp_path):
+    locked = Factory.forProtocol(Locked)
+    locked.noisy = False
+    listening = turns.reactor.listenUNIX(str(tmp_path / "locked"), locked)
+    store = RedisStore(f"redis+unix://{tmp_path}/locked", reactor=turns.reactor)
+
+    with pytest.raises(StoreError, match="cannot be reached: NOAUTH"):
+        turns.result(store.start())
+
+    turns.result(listening.stopListening())
 
 
 def test_what_cannot_be_said_at_all_fails_at_once_and_nobody_waits_behind_it(store, turns):
