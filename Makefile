@@ -17,7 +17,7 @@ OURS := $(filter Linux,$(shell uname))
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all abuse faults fleet soak fuzz conformance pictures bench lint format clean
+.PHONY: help run test test-all abuse faults fleet soak fuzz unfair conformance pictures bench lint format clean
 
 help:
 	@echo "make run       set up, and start a heartbeat server on this machine (OPTIONS=\"--interval 2\")"
@@ -27,6 +27,7 @@ help:
 	@echo "make fleet     three servers on one Redis with thousands of clients: killed, cut off, restarted (half an hour; as root)"
 	@echo "make soak      2,000 clients under random faults for half an hour, and the simulation for ten minutes"
 	@echo "make fuzz      the fuzzers, for an hour (SECONDS=3600)"
+	@echo "make unfair    the tests of the wire on reactors that serve nobody in order, five times"
 	@echo "make abuse     ten thousand strangers who mean harm beside a thousand clients: how long these wait"
 	@echo "make conformance  the Autobahn|Testsuite, whole (it needs CPython 2.7)"
 	@echo "make pictures  those of the live page in docs/images, taken anew (a few minutes)"
@@ -121,6 +122,10 @@ fleet: $(VENV)/test
 SECONDS ?= 3600
 fuzz: $(VENV)/test
 	$(BIN)/python -m fuzz all --seconds $(SECONDS)
+
+# Which test relies on an order that nobody promises: it has failed in CI, one night in many.
+unfair: $(VENV)/test
+	for round in 1 2 3 4 5; do $(PYTEST) $(QUICK) --dist loadfile -p tests.unfair tests/wire || exit 1; done
 
 # Not a part of test-all: what it measures is a hundredth of what a quiet machine does, and in CI no machine is quiet.
 abuse: $(VENV)/test

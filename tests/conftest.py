@@ -1,7 +1,8 @@
 """What all tests share: properties are searched the same way every time, and CI skips nothing.
 
 And how the same tests are run in another way: `--plain-path` leaves every frame and handshake to Autobahn, `--reactor`
-is pytest-twisted's choice of Twisted's reactors, `-p tests.on_heartbeat_reactor` is ours.
+is pytest-twisted's choice of Twisted's reactors, `-p tests.on_heartbeat_reactor` is ours; with `-p tests.unfair` those
+serve whoever is ready in no order.
 """
 
 import os

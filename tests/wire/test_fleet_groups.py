@@ -738,7 +738,7 @@ def test_of_many_pages_of_a_server_that_is_gone_some_leave_at_a_time(gather, mon
 
     assert len(counts) > 1
     assert counts == sorted(counts, reverse=True)
-    hears(fleet, (alice, "leave", alice.events[-1][1], 1))
+    fleet.until(lambda: (alice.latest[0], alice.latest[2]) == ("leave", 1))
     recounted(fleet)
 
 
