@@ -136,6 +136,7 @@ class _Script:
         self._tally = _Tally()
         self._asked = 0
         self._opened = 0
+        self._lost_by_the_end = 0
         self._unreachable = False
         self._stopping = False
         client.linkChanged = self._link_changed
@@ -147,13 +148,18 @@ class _Script:
     def run(self) -> int:
         """Until the count is reached, the server is unreachable, or somebody presses Ctrl-C; the exit status."""
         reactor = self._reactor
-        reactor.addSystemEventTrigger("before", "shutdown", self._client.stopService)
+        reactor.addSystemEventTrigger("before", "shutdown", self._end)
         reactor.callWhenRunning(self._start)
         reactor.run()
         lost = self._summarize()
         if self._unreachable or not (self._opened or self._tally.answered):
             return _UNREACHABLE
         return _SOME_LOST if lost or self._unhandled or self._under_way else _ALL_ANSWERED
+
+    def _end(self) -> Any:
+        # What is on its way just now may yet come while the connection closes, and is neither answered nor lost.
+        self._lost_by_the_end = max(0, self._lost())
+        return self._client.stopService()
 
     def _start(self) -> None:
         self._client.startService()
@@ -246,7 +252,7 @@ class _Script:
         return int(self._client.pings_sent) - self._tally.answered - int(self._client.pings_in_flight)
 
     def _summarize(self) -> int:
-        lost, rtt = max(0, self._lost()), self._tally.summary()
+        lost, rtt = self._lost_by_the_end, self._tally.summary()
         sent, reconnects = self._tally.answered + lost, max(0, self._opened - 1)
         event = {"event": "summary", "sent": sent, "answered": self._tally.answered, "lost": lost}
         event |= {"rtt_ms": rtt, "reconnects": reconnects}

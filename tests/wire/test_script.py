@@ -213,6 +213,7 @@ class Loop:
 
     def __init__(self, world):
         self._world = world
+        self._shutdown = lambda: None
         self.callLater = world.client.callLater
 
     def addSystemEventTrigger(self, phase, event, step):
@@ -227,13 +228,14 @@ class Loop:
         self._begin()
         while self.running and self._world.now < 3600:
             self._world.advance(0.05)
-        self.running = False
-        self._shutdown()
+        if self.running:
+            self.stop()
         self._world.advance(2)
 
     def stop(self):
         assert self.running
         self.running = False
+        self._shutdown()
 
 
 @pytest.fixture
@@ -312,6 +314,27 @@ def test_lost_pings_are_counted_and_the_status_is_1(serve, run, world):
     assert summary["sent"] == summary["answered"] + summary["lost"]
     assert summary["reconnects"] == [line["event"] for line in said].count("open") - 1
     assert {"suspect", "dead", "reconnecting"} <= {line["event"] for line in said}
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_a_ping_whose_answer_is_on_its_way_at_ctrl_c_is_not_lost(serve, make_client, world, is_cut):
+    """Whether it comes while the connection closes, or would have come."""
+    serve()
+    loop, out, client = Loop(world), io.StringIO(), make_client(interval=1.0)
+
+    def interrupted():
+        if client.pings_sent == 4 and client.pings_in_flight:
+            if is_cut:
+                world.cut()
+            loop.stop()
+        else:
+            world.client.callLater(0.001, interrupted)
+
+    interrupted()
+    status = _Script(_parser().parse_args([URL]), client, loop, out).run()
+
+    assert "3 sent, 3 answered, 0 lost, 0 reconnects" in out.getvalue()
+    assert status == 0
 
 
 def test_an_unreachable_server_is_status_2(run, world):
