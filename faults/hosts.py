@@ -140,7 +140,8 @@ def _clients_stall(lab: Lab, seconds: float, *, too_long: bool) -> Seen:
     ready(clients, others)
     timing = granted(STALLING)
     trial = Trial(server, timing.watching_bound)
-    over = clients.stall() + seconds
+    trial.cause = clients.stall()
+    over = trial.cause + seconds
     if too_long:
         trial.verdict(*clients.names)
     server.until(over)

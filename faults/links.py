@@ -110,14 +110,14 @@ class Hosts:
         """The endpoint of a server on its host."""
         return f"tcp:{PORT}:interface={self.SERVER}"
 
-    # What a link may suffer. Each returns the moment just before it.
+    # What a link may suffer. Each returns the moment of it.
 
     def drop(self, towards: Iterable[str] = ("server", "client")) -> float:
         """Every packet in these directions is gone without a word."""
-        began = now()
         for end in towards:
             self._filter("-A", "FORWARD", "-o", self.TO[end], "-j", "DROP")
-        return began
+        # What is counted from then on begins with the last that came, which may have been after the first rule.
+        return now()
 
     def lose(self, share: float) -> float:
         """Of the packets, each way, this share is gone, by lot."""

@@ -167,14 +167,14 @@ class Page(Tab):
         """Open it; `wishes` are `options` of its client and `url` of another server than its own."""
         super().__init__(driver)
         driver.get(f"{server.url}{path}#{quote(json.dumps(wishes))}")
-        self.until("window.page !== undefined", 10)
+        self.until("window.page !== undefined", 30)
 
     @classmethod
     def there(cls, driver: webdriver.Chrome) -> Self:
         """The page that is open in the present tab already."""
         page = cls.__new__(cls)
         Tab.__init__(page, driver)
-        page.until("window.page !== undefined", 10)
+        page.until("window.page !== undefined", 30)
         return page
 
     def reload(self, last: str) -> None:

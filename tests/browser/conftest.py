@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,13 @@ def browser(tmp_path):
         def make(*options):
             driver = start(tmp_path / f"profile-{len(made)}", *options)
             made.append(driver)
-            stack.callback(driver.quit)
+            stack.callback(gone, driver)
             return driver
+
+        def gone(driver):
+            # Its driver may hang up before it has said that it will; it is ended all the same.
+            with suppress(OSError, HTTPException):
+                driver.quit()
 
         made = []
         yield make

@@ -2,7 +2,7 @@
 
 import base64
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -189,9 +189,10 @@ class LivePage(Tab):
         return [text.lower() for text in reversed(self.texts("#events b"))]
 
     @contextmanager
-    def held(self, state: str, timeout: float) -> Iterator[None]:
-        """As soon as this state is shown, time stands still for as long as it is looked at."""
+    def held(self, state: str, timeout: float, cause: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """As soon as this state is shown, time stands still for as long as it is looked at; `cause` brings it about."""
         self.ask("hold_in(arguments[0])", state)
+        cause()
         self.until("is_held()", timeout)
         yield
         assert self.ask(STATE) == state

@@ -21,7 +21,7 @@ NODE_MODULES = HERE / "node_modules"
 #: What the whole client may weigh, minified and gzipped.
 LIMIT = 6144
 
-SOON = 15.0
+SOON = 60.0
 
 # A program under Node, against a real server. It ends by itself, or something of the client's lives on.
 PROGRAM = """
@@ -210,7 +210,7 @@ def test_a_program_under_node_opens_beats_and_has_its_message_handled(node, tmp_
     assert (opened["level"], opened["client_id"]) == (1, "node")
     pongs = [event for event in events if event["event"] == "pong"]
     assert len(pongs) >= 3
-    assert all(0 <= pong["rtt_ms"] < 1000 and pong["clients"] == 1 for pong in pongs)
+    assert all(0 <= pong["rtt_ms"] < 10000 and pong["clients"] == 1 for pong in pongs)
     assert [event["event"] for event in events].count("handled") == 1
     told = [event for event in events if event["event"] == "message"]
     assert [event["seq"] for event in told] == list(range(1, len(told) + 1))

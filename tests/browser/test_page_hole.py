@@ -64,7 +64,8 @@ class Host:
     def swallow(self, port):
         """From now on every packet between this port of ours and the host is lost."""
         for chain, which in (("INPUT", "--sport"), ("OUTPUT", "--dport")):
-            run("ip", "netns", "exec", self.name, "iptables", "-A", chain, "-p", "tcp", which, str(port), "-j", "DROP")
+            rule = ("-A", chain, "-p", "tcp", which, str(port), "-j", "DROP")
+            run("ip", "netns", "exec", self.name, "iptables", "-w", "10", *rule)
 
 
 @pytest.fixture

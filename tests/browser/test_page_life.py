@@ -8,7 +8,7 @@ pytestmark = pytest.mark.browser
 SUPERSEDED = 4001
 LIVES = 15
 # In milliseconds: the longest wait before the first attempt to come back, and some for a busy machine.
-FIRST_DELAY, SLACK = 1500, 1000
+FIRST_DELAY, SLACK = 1500, 3000
 
 
 def end_of_talk(page, timeout=20):
@@ -86,8 +86,8 @@ def test_two_tabs_are_two_connections_of_one_client_without_a_fight(browser, pag
     driver.close()
     driver.switch_to.window(first.handle)
     # The first was hidden, and away: it is active again with its second beat.
-    server.until(lambda: server.events("present")[-1]["standings"] == {"alice": "active"}, 10)
-    assert server.events("present")[-1]["connections"] == {"alice": 1}
+    alone = {"standings": {"alice": "active"}, "connections": {"alice": 1}}
+    server.until(lambda: alone.items() <= server.events("present")[-1].items(), 10)
     assert first.events() == ["open"]
     first.has_no_complaint()
 

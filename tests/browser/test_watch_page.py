@@ -149,7 +149,7 @@ def test_a_client_that_freezes_is_shown_to_be_suspect_and_then_among_the_dead(wa
     said = page.text("#deaths li")
     assert "frozen was silent: nothing received for " in said
     assert "level 1" in said
-    assert page.text("#convictions") == "1"
+    page.until_text("#convictions", "1")
     page.until("document.querySelector('#rows td:nth-child(2)').textContent === 'detached'", 15)
     page.is_fine("deaths", is_pictured=True)
 
@@ -174,7 +174,7 @@ def test_a_client_is_kicked_with_the_token_and_not_without_or_by_one_press(watch
     assert alice.wait(15) == 2
     page.until("document.querySelector('#rows tr:first-child td:nth-child(2)').textContent === 'detached'", 15)
     assert bob.rest() is not None
-    assert page.text("#active") == "1"
+    page.until_text("#active", "1")
     assert page.ask("JSON.stringify({ ...localStorage, ...sessionStorage })") == "{}"
 
 

@@ -102,9 +102,9 @@ async def test_an_answer_is_streamed_and_goes_on_through_a_reconnect(model, serv
 
 @pytest_twisted.ensureDeferred
 async def test_whatever_a_models_server_does_a_question_ends_in_a_sentence(model, server):
-    _, client = await server(model.model_url, silence=0.3)
+    _, client = await server(model.model_url, silence=2.0)
 
-    assert await client.answer("stall") == ("thinking", "the model said nothing for 0.3 s")
+    assert await client.answer("stall") == ("thinking", "the model said nothing for 2 s")
     await deferToThread(model.line_with, "gone", SOON)
     assert await client.answer("break") == ("thinking", "the model's answer broke off in the middle")
     sentence = "the model's server sent what is not an object in JSON"

@@ -53,8 +53,9 @@ def test_a_stopped_server_is_suspected_and_convicted_within_the_printed_bound(tm
         server.pause()
         stopped = time.monotonic()
         suspect = run.event("suspect", BOUND)
-        assert 3000 <= suspect["unanswered_ms"] <= 3500
-        assert "network fluctuation: no answer for 3." in suspect["detail"]
+        # Where the first answers were slow, the deadline is later.
+        assert 3000 <= suspect["unanswered_ms"] <= 6000
+        assert "network fluctuation: no answer for " in suspect["detail"]
         dead = run.event("dead", BOUND)
         assert time.monotonic() - stopped <= BOUND
         assert dead["reason"] == "silent"
@@ -130,7 +131,7 @@ def threads(program):
 def test_a_step_of_the_system_clock_convicts_nobody_and_the_beats_go_on(tmp_path, step, kind):
     """Under server and client at once: for twice the bound pongs keep coming, and nothing else happens."""
     clocks = SteppedClock(tmp_path, "server"), SteppedClock(tmp_path, "client")
-    settings = '{"interval": 0.5, "timeout_min": 1.0, "timeout_max": 1.0, "probe": 1.0}'
+    settings = '{"interval": 0.5, "timeout_min": 2.0, "timeout_max": 2.0, "probe": 1.0}'
     stock = kind == "embedded on the stock reactor"
     if stock:
         server = real_server(settings, env=clocks[0].env)

@@ -5,30 +5,17 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from processes import Program, twistd
+from processes import Program, free_port, twistd
 
 HERE = Path(__file__).parent
 CLIENTS, CHATS = 50, 8
 KILLS = int(os.environ.get("HEARTBEAT_KILLS", "200"))
-
-
-def port_nobody_calls_from(chance):
-    """A free port below those from which connections go out.
-
-    One of those a client that calls again and again while nobody listens would one day be given as its own: TCP
-    connects it to itself, and the port is taken when the server wants it back.
-    """
-    while True:
-        port = chance.randrange(10_000, 32_000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
 
 
 class Rig:
@@ -39,7 +26,7 @@ class Rig:
         self.seed = seed
         self.kills = kills
         self.chance = random.Random(seed)
-        self.port = port_nobody_calls_from(self.chance)
+        self.port = free_port(self.chance)
         # At each kill: chats whose sender does not know yet that they are handled, and those without a final status.
         self.unhandled, self.waiting, self.early = [], [], 0
         self.complaints = []

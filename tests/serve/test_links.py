@@ -59,7 +59,7 @@ class Hosts:
     def drop(self, chain, *, undo=False):
         """Drop every packet that enters (INPUT) or leaves (OUTPUT) the server's host; nobody is told."""
         rule = [chain, "-i" if chain == "INPUT" else "-o", "hb0", "-j", "DROP"]
-        run("ip", "netns", "exec", self.server, "iptables", "-D" if undo else "-A", *rule)
+        run("ip", "netns", "exec", self.server, "iptables", "-w", "10", "-D" if undo else "-A", *rule)
 
 
 @pytest.fixture

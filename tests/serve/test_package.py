@@ -62,7 +62,7 @@ def built(tmp_path_factory):
         [sys.executable, "-m", "build", "--outdir", str(dist), str(source)],
         check=True,
         capture_output=True,
-        timeout=300,
+        timeout=900,
     )
     return dist
 
@@ -73,7 +73,7 @@ def installed(built, tmp_path_factory):
     home = tmp_path_factory.mktemp("installed")
     venv.create(home, with_pip=True)
     wheel = next(built.glob("*.whl"))
-    subprocess.run([home / "bin" / "pip", "install", "--quiet", wheel], check=True, timeout=300)
+    subprocess.run([home / "bin" / "pip", "install", "--quiet", wheel], check=True, timeout=900)
     return home / "bin"
 
 

@@ -20,7 +20,7 @@ CONTRIB = Path(__file__).parents[2] / "contrib"
 #: What each step may take at most; it takes a fraction of a second.
 SOON = 30.0
 
-#: Seconds after which the proxies close what is idle here, in the place of those of the examples.
+#: Seconds after which the proxies close what is idle where that is the point, in the place of those of the examples.
 IDLE = 2
 
 EXAMPLES = {"nginx": "nginx.conf", "haproxy": "haproxy.cfg"}
@@ -34,7 +34,7 @@ def replaced(text, *pairs):
     return text
 
 
-def nginx(folder, port, server):
+def nginx(folder, port, server, idle):
     """Start it with the example, on this port, in front of that of the server."""
     # Nothing outside of the folder, and one process, which ends by its process id.
     places = "".join(f"{kind}_temp_path {folder};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
@@ -45,7 +45,7 @@ def nginx(folder, port, server):
         ("127.0.0.1:9000", f"127.0.0.1:{server}"),
         ("/etc/nginx/fullchain.pem", str(folder / "chain.pem")),
         ("/etc/nginx/privkey.pem", str(folder / "key.pem")),
-        ("75s", f"{IDLE}s"),
+        ("75s", f"{idle}s"),
         ("    access_log off;", places),
     )
     (folder / "nginx.conf").write_text(text, "utf-8")
@@ -53,7 +53,7 @@ def nginx(folder, port, server):
     return Program(["nginx", "-p", folder, "-c", folder / "nginx.conf", "-g", ours], cwd=folder)
 
 
-def haproxy(folder, port, server):
+def haproxy(folder, port, server, idle):
     """Start it with the example, on this port, in front of that of the server."""
     (folder / "heartbeat.pem").write_bytes((folder / "key.pem").read_bytes() + (folder / "chain.pem").read_bytes())
     text = replaced(
@@ -61,7 +61,7 @@ def haproxy(folder, port, server):
         ("bind :443 ", f"bind 127.0.0.1:{port} "),
         ("127.0.0.1:9000", f"127.0.0.1:{server}"),
         ("/etc/haproxy/heartbeat.pem", str(folder / "heartbeat.pem")),
-        ("75s", f"{IDLE}s"),
+        ("75s", f"{idle}s"),
         # As many as there may be files here.
         ("maxconn 32768", "maxconn 256"),
     )
@@ -75,7 +75,7 @@ STARTS = {"nginx": nginx, "haproxy": haproxy}
 class Fronted:
     """A server behind a proxy, both running; `port` is the proxy's."""
 
-    def __init__(self, kind, folder, *options):
+    def __init__(self, kind, folder, *options, idle=60):
         if shutil.which(kind) is None:
             pytest.skip(f"NOT TESTED: no {kind} on this machine (Debian's package {kind}), so nobody went through it")
         authority = Authority(folder)
@@ -87,7 +87,7 @@ class Fronted:
         self.proxy = None
         try:
             self.server.url()
-            self.proxy = STARTS[kind](folder, self.port, there)
+            self.proxy = STARTS[kind](folder, self.port, there, idle)
             deadline = time.monotonic() + SOON
             while not listens(self.port):
                 assert time.monotonic() < deadline, "\n".join([f"{kind} does not listen", *self.proxy.rest()])
@@ -174,10 +174,10 @@ def test_the_timeouts_of_the_examples_are_longer_than_the_slowest_beat(kind):
 @pytest.mark.faults
 def test_beats_go_on_past_three_times_the_silence_that_the_proxy_bears(kind, tmp_path):
     """Nothing is closed, suspected or lost; and a connection that says nothing is closed, which shows that it looks."""
-    with Fronted(kind, tmp_path) as fronted:
+    with Fronted(kind, tmp_path, idle=IDLE) as fronted:
+        began = time.monotonic()
         silent, status = fronted.line()
         assert status == 101
-        began = time.monotonic()
         with silent, client(fronted.url, *fronted.trusting, "--interval", "0.5") as run:
             silent.settimeout(SOON)
             # HAProxy closes without TLS's own goodbye.

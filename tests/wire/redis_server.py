@@ -1,6 +1,8 @@
 """A Redis of the tests' own: on a UNIX socket in a folder of its own, and gone with it."""
 
+import contextlib
 import os
+import random
 import shutil
 import socket
 import ssl
@@ -12,6 +14,8 @@ import pytest
 from twisted.internet.selectreactor import SelectReactor
 
 REDIS = shutil.which("redis-server")
+
+_chance = random.SystemRandom()
 
 needs_redis = pytest.mark.skipif(
     REDIS is None and not os.environ.get("CI"), reason="redis-server is not installed (Debian: redis-server)"
@@ -86,11 +90,11 @@ class Turns:
             self.turn()
         return is_so
 
-    def result(self, asked):
+    def result(self, asked, seconds=20):
         """What was asked for; raises what it failed with."""
         came = []
         asked.addBoth(came.append)
-        self.until(lambda: came)
+        self.until(lambda: came, seconds)
         if hasattr(came[0], "raiseException"):
             raise came[0].value
         return came[0]
@@ -115,8 +119,17 @@ def served(certificates, clients="no"):
 
 def free_port():
     """A port of loopback that nobody listens on just now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+    return free_ports(1)[0]
+
+
+def free_ports(count):
+    """So many of them, each another one, and none of those that are given to whoever asks for any."""
+    ports = set()
+    while len(ports) < count:
+        port = _chance.randrange(10_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            ports.add(port)
+    return list(ports)
 
 
 def told(port, *words, seconds=20, trusting=None):
@@ -171,8 +184,8 @@ class Replicated:
         self.trusting = None
         if certificates is not None:
             self.trusting = ssl.create_default_context(cafile=certificates.authority)
-        self.ports = [free_port() for _ in range(2)]
-        self.sentinels = [free_port() for _ in range(sentinels)]
+        first, second, *self.sentinels = free_ports(2 + sentinels)
+        self.ports = [first, second]
         self.down_after_ms = down_after_ms
         self.processes = {}
 

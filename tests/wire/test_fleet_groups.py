@@ -1119,4 +1119,5 @@ def test_whatever_happens_every_member_hears_all_once_and_in_order_or_how_much_h
 
     walk.steps(150)
 
-    assert walk.finish() > 60
+    # Most have twice as much and more; that is by chance, as the walk itself.
+    assert walk.finish() > 30

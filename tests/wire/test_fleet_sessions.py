@@ -141,7 +141,11 @@ def test_a_client_that_comes_back_to_a_server_which_knows_nothing_of_its_travels
     alice = fleet.client("alice", one)
     sid = alice.sid
     one.hears_nothing()
+    other.listens = False
     alice.moves_to(other)
+    # Else it could be told so in answer to that he is gone.
+    fleet.until(lambda: "detached_at" in Books(fleet).known(sid))
+    other.listens = True
     fleet.until(lambda: alice.node is other)
     for _ in range(3):
         alice.writes_to("alice")
@@ -241,7 +245,7 @@ def test_who_has_not_heard_that_a_session_has_moved_lets_go_of_it_when_it_hears_
 
 def test_a_letter_is_read_when_it_is_appended_and_not_when_something_else_happens(gather):
     """There is nothing besides: no beat, no call for a minute, no other message."""
-    fleet, one, other = gather()
+    fleet, one, other = gather(interval=60.0)
     alice, bob = fleet.client("alice", one), fleet.client("bob", other)
     asked = [len(node.store._redis._asked) for node in (one, other)]
     before = fleet.world.now
@@ -250,7 +254,7 @@ def test_a_letter_is_read_when_it_is_appended_and_not_when_something_else_happen
     fleet.until(lambda: bob.read)
 
     assert asked == [0, 0]
-    assert fleet.world.now - before < 1.5
+    assert fleet.world.now - before < 30
 
 
 def test_who_comes_back_to_a_deaf_server_is_read_what_was_appended_while_he_was_away(gather):
@@ -523,15 +527,15 @@ def test_the_sessions_of_a_server_that_died_wait_for_their_clients_and_end_after
     page, sid = away(fleet, other, "carol")
     number = alice.writes_to("carol")
     fleet.until(lambda: alice.told)
-    began = time.monotonic()
+    ends = float(fleet.asks("ZSCORE", f"{fleet.prefix}nodes", other.store.node))
     other.dies()
     fleet.until(lambda: bob.node is one)
 
     fleet.until(lambda: alice.told[number] == ["queued", "lost"])
-    took = time.monotonic() - began
 
-    # Its lease, and a window from then on.
-    assert 1.0 + 2 * QUICK <= took < 6.0
+    # Its lease, and a window from then on, as Redis has the time, in milliseconds.
+    seconds, micros = map(int, fleet.asks("TIME"))
+    assert 1000 * seconds + micros // 1000 >= ends + 1000
     fleet.settle()
     assert (bob.reasons, bob.sid in Books(fleet).sids, sid in Books(fleet).sids) == ([], True, False)
     again = fleet.page(one, "carol", session=resume(page))
@@ -548,7 +552,7 @@ def resume(page, **numbers):
 
 def test_a_session_that_came_with_a_client_who_was_gone_by_then_ends_where_it_is(gather):
     """Nobody else is at that server, so nobody's connection reminds it."""
-    fleet, one, other = gather(window=1.0)
+    fleet, one, other = gather(window=3.0)
     page, sid = away(fleet, one, "bob")
     again = fleet.page(other)
     again.transport.write(frame(json.dumps({"type": "onopen", "v": 1, "session": resume(page)}).encode()))
@@ -566,11 +570,11 @@ def test_a_session_that_came_with_a_client_who_was_gone_by_then_ends_where_it_is
 def test_of_many_sessions_some_are_looked_at_in_a_call(gather, monkeypatch):
     monkeypatch.setattr(sessions, "_SLICE", 3)
     monkeypatch.setattr(roaming, "_SLICE", 3)
-    fleet, one, other = gather(refresh=QUICK, window=1.0)
+    fleet, one, other = gather(refresh=QUICK, window=3.0)
+    alice = fleet.client("alice", other)
     for number in range(10):
         away(fleet, other, f"c{number}")
     one.is_cut_off()
-    alice = fleet.client("alice", other)
     other.dies()
     one.is_back()
     fleet.until(lambda: alice.node is one)
@@ -581,7 +585,7 @@ def test_of_many_sessions_some_are_looked_at_in_a_call(gather, monkeypatch):
 
 def test_a_server_that_stops_leaves_its_sessions_to_the_others_at_once(gather):
     """Its lease would hold for three minutes."""
-    fleet, one, other = gather(window=1.0)
+    fleet, one, other = gather()
     alice = fleet.client("alice", one)
     bob = fleet.client("bob", other)
     _, sid = away(fleet, other, "carol")
@@ -763,4 +767,5 @@ def test_whatever_happens_nothing_is_lost_nothing_comes_twice_and_all_comes_in_o
     walk.steps(120)
     walk.finish()
 
-    assert sum(len(client.read) for client in fleet.clients) > 50
+    # Most have a hundred and more; that is by chance, as the walk itself.
+    assert sum(len(client.read) for client in fleet.clients) > 20

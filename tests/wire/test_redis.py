@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import redis_server
+from fleet import redis_answer
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import formatEvent
 
@@ -110,7 +111,7 @@ def test_what_it_cannot_do_just_now_is_done_when_it_can(redis, store, turns, num
     assert "READONLY" in turns.until(lambda: sentences(log))[0]
     assert numbers == []
 
-    turns.result(store._redis._made.execute_command("REPLICAOF", "NO", "ONE"))
+    assert redis_answer(redis, "REPLICAOF", "NO", "ONE") == b"OK"
     turns.until(lambda: numbers)
 
     assert numbers == [(1,)]

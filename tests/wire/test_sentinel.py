@@ -91,7 +91,7 @@ class Pair:
     """Two Redis, of which the second is the replica of the first."""
 
     def __init__(self, folder):
-        self.ports = [redis_server.free_port() for _ in range(2)]
+        self.ports = redis_server.free_ports(2)
         self.servers = []
         for number, port in enumerate(self.ports):
             (folder / str(number)).mkdir()
@@ -185,9 +185,8 @@ def test_a_server_may_be_told_of_sentinels(monkeypatch):
     assert "hidden" not in str(error.value)
 
 
-def test_sentinels_are_asked_in_turn_until_one_answers(turns, watch, monkeypatch):
+def test_sentinels_are_asked_in_turn_until_one_answers(turns, watch):
     """One is not there, one knows nothing of that name, one is silent, one is no sentinel; each time another begins."""
-    monkeypatch.setattr(sentinel, "_PATIENCE", 0.2)
     others = [watch(None), watch(ERROR), watch(b""), watch(b"HTTP/1.1 400\r\n"), watch(7001)]
     nobody = redis_server.free_port()
     sentinels = Sentinels(url_of(*others).replace("://", f"://127.0.0.1:{nobody},", 1))
@@ -201,8 +200,7 @@ def test_sentinels_are_asked_in_turn_until_one_answers(turns, watch, monkeypatch
     assert turns.result(sentinels.ask(turns.reactor)) == ("127.0.0.1", 7002)
 
 
-def test_where_none_knows_it_is_said_of_each_why(turns, watch, monkeypatch):
-    monkeypatch.setattr(sentinel, "_PATIENCE", 0.2)
+def test_where_none_knows_it_is_said_of_each_why(turns, watch):
     first, second, third = watch(None), watch(ERROR), watch(b"")
     store = RedisStore(url_of(first, second, third), reactor=turns.reactor)
 
@@ -211,11 +209,12 @@ def test_where_none_knows_it_is_said_of_each_why(turns, watch, monkeypatch):
 
     assert str(failed.value) == (
         f"the store {url_of(first, second, third)} cannot be reached: no sentinel knows where pair is ("
-        f"{first.place}: it watches over no pair; {second.place}: IDONTKNOW no; {third.place}: no answer for 0.2 s)"
+        f"{first.place}: it watches over no pair; {second.place}: IDONTKNOW no; {third.place}: no answer for 1 s)"
     )
 
 
-def test_one_that_hangs_up_is_not_waited_for(turns, watch):
+def test_one_that_hangs_up_is_not_waited_for(turns, watch, monkeypatch):
+    monkeypatch.setattr(sentinel, "_PATIENCE", 10.0)
     dumb, other = watch(b""), watch(7001)
     answer = Sentinels(url_of(dumb, other)).ask(turns.reactor)
     turns.until(lambda: dumb.asked)
