@@ -356,8 +356,12 @@ class Redis:
 
     def _wait(self) -> None:
         if self._asked and self._timer is None and self._connection is not None:
-            silent = StoreError(f"no answer for {_PATIENCE:g} s")
-            self._timer = self._reactor.callLater(_PATIENCE, self._hangs, self._connection, silent)
+            self._timer = self._reactor.callLater(_PATIENCE, self._seems_to_hang, self._connection)
+
+    def _seems_to_hang(self, connection: _Connection) -> None:
+        # Where we stood still ourselves its answer lies in the socket, and what has arrived is read in this turn.
+        silent = StoreError(f"no answer for {_PATIENCE:g} s")
+        self._timer = self._reactor.callLater(0, self._hangs, connection, silent)
 
     def _hangs(self, connection: _Connection, error: Exception) -> None:
         self._timer = None

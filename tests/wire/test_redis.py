@@ -1,7 +1,9 @@
 """The way to Redis: whatever becomes of it, what was asked is done once and in order, and nothing is given up."""
 
 import re
+import select
 import signal
+import time
 
 import pytest
 import redis_server
@@ -102,6 +104,21 @@ def test_one_that_hangs_is_left_and_asked_again(redis, store, turns, numbers, lo
     turns.until(lambda: numbers)
 
     assert numbers == [(1,)]
+
+
+def test_one_that_has_answered_while_we_stood_still_does_not_hang(store, turns, numbers, log, monkeypatch):
+    """Timers come before what has arrived."""
+    monkeypatch.setattr(way, "_PATIENCE", 0.1)
+    connection = store._redis._connection
+    ask(store, numbers, b"1")
+    turns.reactor.iterate(0)
+    select.select([connection.transport], [], [], 10)
+    time.sleep(0.2)
+    turns.until(lambda: numbers)
+
+    assert numbers == [(1,)]
+    assert sentences(log) == []
+    assert store._redis._connection is connection
 
 
 def test_what_it_cannot_do_just_now_is_done_when_it_can(redis, store, turns, numbers, log):
