@@ -117,6 +117,8 @@ class Fleet(Cast):
         self.ends: list[float] = []
         self.reasons: Counter[str] = Counter()
         self.backs: list[tuple[float, float]] = []
+        #: Of each of these, what it took beside its own backoff.
+        self.beside_backoff: list[float] = []
         self.dead: list[float] = []
         #: Whose end may be heard of.
         self._leaving: set[str] = set()
@@ -290,6 +292,7 @@ class Fleet(Cast):
             self.reasons[event["why"]] += 1
         elif kind == "back":
             self.backs.append((event["at"], event["after"]))
+            self.beside_backoff.append(event["after"] - event["waited"])
         elif kind == "dead":
             self.dead.append(event["at"])
         elif kind == "summary":

@@ -91,7 +91,7 @@ class Member:
         self.port = 0
         self.is_open = self.has_joined = False
         #: Since when its link is gone.
-        self.ended_at = 0.0
+        self.ended_at = self.waited = 0.0
         settings = Settings(client_id=f"s{number}", **CONFIGURED["settings"])
         # A page's cookies, of every length: so that what is kept of a connection's head is of every size too.
         cookie = ("Cookie", f"token={'x' * (number * 37 % 1200)}")
@@ -183,7 +183,7 @@ class Member:
             self.is_open = True
             sid = self.client._session.channel.session.sid
             if self.sid is not None and CONFIGURED.get("tells_backs"):
-                tell("back", client=f"s{self.number}", after=time.monotonic() - self.ended_at)
+                tell("back", client=f"s{self.number}", after=time.monotonic() - self.ended_at, waited=self.waited)
             if self.sid is not None:
                 ledger.reopened += 1
                 ledger.resumed += self.sid == sid
@@ -196,8 +196,10 @@ class Member:
             tell("dead", client=f"s{self.number}", port=self.port, said=status.detail)
         elif status.event in ("reconnecting", "unreachable"):
             if self.is_open:
-                self.is_open, self.ended_at = False, time.monotonic()
+                self.is_open, self.ended_at, self.waited = False, time.monotonic(), 0.0
                 tell("ended", client=f"s{self.number}", port=self.port, why=status.detail)
+            # What its own backoff had it wait.
+            self.waited += status.delay or 0.0
             if status.event == "unreachable":
                 # As a user does who sees that.
                 ledger.unreachable += 1
