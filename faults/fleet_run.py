@@ -116,9 +116,8 @@ class Fleet(Cast):
         #: When links ended and why, and when they were open again and how long that took; when ends were convicted.
         self.ends: list[float] = []
         self.reasons: Counter[str] = Counter()
-        self.backs: list[tuple[float, float]] = []
-        #: Of each of these, what it took beside its own backoff.
-        self.beside_backoff: list[float] = []
+        #: Who came back: when, after how long, and how much of that its backoff had it wait before it tried.
+        self.backs: list[tuple[float, float, float]] = []
         self.dead: list[float] = []
         #: Whose end may be heard of.
         self._leaving: set[str] = set()
@@ -291,8 +290,7 @@ class Fleet(Cast):
             self.ends.append(event["at"])
             self.reasons[event["why"]] += 1
         elif kind == "back":
-            self.backs.append((event["at"], event["after"]))
-            self.beside_backoff.append(event["after"] - event["waited"])
+            self.backs.append((event["at"], event["after"], event["waited"]))
         elif kind == "dead":
             self.dead.append(event["at"])
         elif kind == "summary":

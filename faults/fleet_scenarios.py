@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import statistics
@@ -62,7 +61,7 @@ def _kills(fleet: Fleet) -> None:
         fleet.await_all(limit + longest + SLACK, f"after kill {number + 1} not every client is back")
         after = fleet.await_count(at)
         counted.append(after)
-        last = max((when - at for when, _ in fleet.backs[before:]), default=0.0)
+        last = max((when - at for when, *_ in fleet.backs[before:]), default=0.0)
         if after > max(LEASE, last) + SLACK:
             late.append(after)
         fleet.say(
@@ -72,10 +71,10 @@ def _kills(fleet: Fleet) -> None:
         fleet.start_node(node)
         fleet.await_node(node)
         fresh = node
-    beside = fleet.beside_backoff
+    beside = [after - waited for _, after, waited in fleet.backs]
     fleet.check(
         fleet.backs and max(beside) <= limit,
-        f"{len(fleet.backs)} came back after {len(killed)} kills: {_times([one for _, one in fleet.backs])};"
+        f"{len(fleet.backs)} came back after {len(killed)} kills: {_times([one for _, one, _ in fleet.backs])};"
         f" beside the backoff of each: {_times(beside)} (bound: {limit:.1f} s)",
     )
     fleet.check(
@@ -214,7 +213,7 @@ def _partition(fleet: Fleet) -> None:
     took = fleet.await_count(time.monotonic())
     fleet.check(took <= LEASE + SLACK, f"all servers count all clients {took:.1f} s after it was back")
     fleet.pass_time(time.monotonic() + 15)
-    late = [after for when, after in fleet.backs if when - at > limit + SLACK]
+    late = [after for when, after, _ in fleet.backs if when - at > limit + SLACK]
     early = [one for one in fleet.dead if one < at + fleet.timing.timeout_min + fleet.timing.probe]
     fleet.check(
         moved and not late, f"{moved} clients found out and were elsewhere within {limit:.1f} s, {len(late)} later"
@@ -234,15 +233,13 @@ def _rolling(fleet: Fleet) -> None:
         fleet.await_end(node, 60.0)
         ended = time.monotonic() - at
         fleet.await_all(60.0, f"after {node.name} has stopped not every client is back")
-        came = [when for when, _ in fleet.backs[before:]]
+        came = [when for when, *_ in fleet.backs[before:]]
         fleet.start_node(node)
         fleet.await_node(node)
         if came:
             first, last = min(came), max(came)
             busiest = max(Counter(int(when - first) for when in came).values())
-            # A few who come late, for HAProxy had them wait, do not make the others a crowd.
-            most = sorted(came)[: math.ceil(0.95 * len(came))]
-            mean = len(most) / max(1.0, most[-1] - first)
+            mean = len(came) / max(1.0, last - first)
             ratios.append(busiest / mean)
             fleet.say(
                 f"  {node.name} ended after {ended:.1f} s; {len(came)} came back from {first - at:.1f} s to"

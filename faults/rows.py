@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import socket
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -109,33 +107,8 @@ def nothing_of(kinds: tuple[str, ...], *programs: Told, since: float) -> None:
         raise Failed(f"{len(told)} unexpected events, the first: {told[0].name} of {told[0].client} {told[0].detail}")
 
 
-class _Pauses:
-    """How long this machine has done nothing at all, as a thread finds that wants to be woken twenty times a second.
-
-    What its host takes from it stands in no program's books.
-    """
-
-    _TURN, _LATE = 0.05, 0.1
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        threading.Thread(target=self._watch, name="pauses", daemon=True).start()
-
-    def _watch(self) -> None:
-        turn = threading.Event()
-        while True:
-            began = now()
-            turn.wait(self._TURN)
-            late = now() - began - self._TURN
-            if late > self._LATE:
-                self.seconds += late
-
-
-_pauses = functools.cache(_Pauses)
-
-
 class Starved:
-    """How long these programs were ready to run, from now on, while others had the processor, or nobody.
+    """How long these programs have been ready to run, from now on, while others had the processor.
 
     Bounds are in running time of one's own. On a machine that has nothing else to do this is nothing, or next to it.
     """
@@ -152,7 +125,7 @@ class Starved:
     def _waited(self) -> float:
         # Linux, sched-stats.rst: the second is "time spent waiting to run on a runqueue", in nanoseconds.
         stats = (Path(f"/proc/{one.pid}/schedstat").read_text(encoding="ascii") for one in self._programs)
-        return sum(int(text.split()[1]) for text in stats) / 1e9 + _pauses().seconds
+        return sum(int(text.split()[1]) for text in stats) / 1e9
 
 
 class Trial:

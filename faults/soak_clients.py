@@ -90,7 +90,7 @@ class Member:
         self.sid: str | None = None
         self.port = 0
         self.is_open = self.has_joined = False
-        #: Since when its link is gone.
+        #: Since when its link is gone, and how long it was to wait before it tried to come back.
         self.ended_at = self.waited = 0.0
         settings = Settings(client_id=f"s{number}", **CONFIGURED["settings"])
         # A page's cookies, of every length: so that what is kept of a connection's head is of every size too.
@@ -196,10 +196,8 @@ class Member:
             tell("dead", client=f"s{self.number}", port=self.port, said=status.detail)
         elif status.event in ("reconnecting", "unreachable"):
             if self.is_open:
-                self.is_open, self.ended_at, self.waited = False, time.monotonic(), 0.0
+                self.is_open, self.ended_at, self.waited = False, time.monotonic(), status.delay or 0.0
                 tell("ended", client=f"s{self.number}", port=self.port, why=status.detail)
-            # What its own backoff had it wait.
-            self.waited += status.delay or 0.0
             if status.event == "unreachable":
                 # As a user does who sees that.
                 ledger.unreachable += 1

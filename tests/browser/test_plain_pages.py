@@ -13,7 +13,7 @@ PAGE = (Path(__file__).parent / "pages" / "plain.html").as_uri()
 
 # In seconds: how long they are watched, and no stop begins so near its end. In milliseconds: how long the server stands
 # still; they would go after 10 s.
-WATCHED, LAST_STOP, STOPPED = 180.0, 30.0, 6000
+WATCHED, LAST_STOP, STOPPED = 180.0, 30.0, 8000
 
 
 def opened(driver, server):

@@ -90,9 +90,7 @@ def gather(redis, tmp_path, monkeypatch):
     yield gather
     for fleet in made:
         fleet.close()
-    # Who was still connecting finds out in the next turn that he need not.
-    turns.reactor.iterate(0)
-    assert turns.reactor.getDelayedCalls() == []
+    turns.rest()
 
 
 @pytest.fixture

@@ -471,6 +471,12 @@ def redis_answer(redis, *words):
         return reply
 
 
+def redis_time(redis):
+    """What time it is for Redis, in milliseconds."""
+    seconds, micros = map(int, redis_answer(redis, "TIME"))
+    return 1000 * seconds + micros // 1000
+
+
 class Books:
     """All that a fleet has in Redis, counted once more."""
 

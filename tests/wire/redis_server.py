@@ -99,6 +99,11 @@ class Turns:
             raise came[0].value
         return came[0]
 
+    def rest(self):
+        """Nobody has anything left to do; who was still connecting finds out in the next turn that he need not."""
+        self.reactor.iterate(0)
+        assert self.reactor.getDelayedCalls() == []
+
 
 SENTINEL = shutil.which("redis-sentinel")
 

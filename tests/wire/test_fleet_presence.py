@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import pytest
 import redis_server
-from fleet import redis_answer
+from fleet import redis_answer, redis_time
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import formatEvent
 from twisted.python.usage import UsageError
@@ -182,9 +182,7 @@ def gather(turns):
     for fleet in made:
         for node in fleet:
             turns.result(node.fleet.stop())
-    # Who was still connecting finds out in the next turn that he need not.
-    turns.reactor.iterate(0)
-    assert turns.reactor.getDelayedCalls() == []
+    turns.rest()
 
 
 @pytest.fixture(autouse=True)
@@ -412,9 +410,7 @@ def test_the_clients_of_a_server_that_died_are_gone_within_its_lease(gather, sha
     other.opens("bob")
     assert other.turns.until(lambda: other.fleet.counts == (2, 2, 2))
 
-    # As Redis has the time, in milliseconds.
-    seconds, micros = map(int, redis_answer(shared, "TIME"))
-    assert 1000 * seconds + micros // 1000 >= ends
+    assert redis_time(shared) >= ends
 
 
 def test_a_server_that_died_is_swept_in_slices(gather, shared, monkeypatch):

@@ -72,9 +72,7 @@ def watch(serve, world, connect, redis, monkeypatch):
     for one in made:
         one.leave()
         turns.result(one.fleet.stop())
-    # Who was still connecting finds out in the next turn that he need not.
-    turns.reactor.iterate(0)
-    assert turns.reactor.getDelayedCalls() == []
+    turns.rest()
 
 
 def ids(answer):
