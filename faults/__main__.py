@@ -140,7 +140,11 @@ def _run(faults: Sequence[Fault], arguments: argparse.Namespace) -> int:
         began = now()
         runs.append(run_all(faults, arguments.jobs))
         head = f"run {number} of {arguments.times}, {now() - began:.0f} s"
-        _say(f"\n{head}\n\n{as_text(runs[-1])}\n\n{sums(runs[-1])}")
+        _say(f"\n{head}\n\n{as_text(runs[-1])}\n")
+        if failed := [result for result in runs[-1] if result.verdict == "NO"]:
+            # Once more by themselves: of a long output often only the end is kept.
+            _say(f"what has not passed:\n\n{as_text(failed)}\n")
+        _say(sums(runs[-1]))
     everything = [result for results in runs for result in results]
     if len(runs) > 1:
         _say(f"\nall {len(runs)} runs: {sums(everything)}")

@@ -86,6 +86,22 @@ class Ends:
         events = [end.first(*names, since=cause, client=name, timeout=deadline - now()) for name in self.clients.names]
         return [self.found(end, event, cause, bound) for event in events]
 
+    def told(self, name: str, convicted: Found, cause: float, timing: Timing) -> Found:
+        """When this client knew, whom the server has convicted, and whom the server's word may still reach.
+
+        He convicts within his bound; or he has heard the server's probe before that, and is told when its connection is
+        aborted: after the closing handshake that he cannot answer. Raises Failed where he was closed without either.
+        """
+        event = self.clients.first("dead", "closed", since=cause, client=name)
+        if event.name == "dead":
+            return self.found(self.clients, event, cause, timing.pinging_bound)
+        heard = self.clients.events("waiting", since=cause, client=name)
+        if not heard or heard[-1].at - cause > timing.pinging_bound:
+            raise Failed(f"{name} was closed without a verdict of its own, and had not heard the server meanwhile")
+        # The server's timers come with the tick.
+        within = convicted.seconds + DEFAULTS.close_timeout + 2 * timing.tick
+        return self.found(self.clients, event, cause, within)
+
     def both(self, timing: Timing, cause: float, *names: str, by: str = "client") -> list[Found]:
         """The same at either end; who sends the pings has their bound, and a server's timers come with the tick."""
         pings, watches = timing.pinging_bound, timing.watching_bound
@@ -177,10 +193,22 @@ def cut_under_server_beats(lab: Lab) -> Seen:
     return cut(lab, ("server", "client"), "dead", by="server")
 
 
-@fault("line cut towards the server", expected=BOTH, needs=NAMESPACES)
+@fault(
+    "line cut towards the server",
+    expected="both ends convict within their bounds (or the server's probe reaches a client just before, who is told "
+    "when the server closes); after the healing the session is resumed",
+    needs=NAMESPACES,
+)
 def cut_to_server(lab: Lab) -> Seen:
-    """What the server says still arrives."""
-    return cut(lab, ("server",), "dead")
+    """What the server says still arrives: its probe too, which is due about when the client's verdict is."""
+    on = hosts(lab)
+    server, clients = healthy(lab, on, settings={"beats": "client"})
+    ends = Ends(server, clients)
+    cause = on.drop(("server",))
+    timing = granted(DEFAULTS)
+    at_server = ends.heard_of(server, cause, timing.watching_bound, "dead")
+    at_clients = [ends.told(name, one, cause, timing) for name, one in zip(clients.names, at_server, strict=True)]
+    return mended(on, ends, [*at_server, *at_clients])
 
 
 @fault(

@@ -84,7 +84,7 @@ class PingFrame:
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """The peer is gone: try to send this close code, and abort the socket without waiting for anything."""
+    """The peer is gone: try to send this close code, and abort the socket after `close_timeout`, answered or not."""
 
     code: int
     reason: str

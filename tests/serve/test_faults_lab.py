@@ -13,10 +13,11 @@ import pytest
 from faults import ROOT
 from faults.__main__ import main, run_all, run_row
 from faults.arrivals import Stream, segment
-from faults.lab import FAULTS, NEEDS, Failed, Fault, Seen, missing
+from faults.lab import FAULTS, NEEDS, Failed, Fault, Seen, granted, missing
 from faults.links import Hosts, hosts, sweep
+from faults.network import DEFAULTS, Ends, Found
 from faults.table import MARKS, Result, as_markdown, as_text, rewritten, sums
-from faults.told import Told
+from faults.told import Clients, Event, Told
 
 WELL = Seen(detected=12.04, bound=15.4, recovered=1.2, recovery_bound=34.0, note="clients after 12.0 s")
 LATE = Seen(detected=15.5, bound=15.4)
@@ -179,6 +180,21 @@ def test_the_document_is_only_written_when_every_row_has_passed(tmp_path, monkey
     assert capsys.readouterr().out.splitlines()[-2] == "0 passed, 1 failed"
 
 
+def test_what_has_not_passed_is_said_once_more_behind_the_whole_table(monkeypatch, capsys):
+    """Of a long output often only the end is kept."""
+    rows = [failing(Failed("no dead of c0 within 20.4 s")), row(cause="line slow")]
+    monkeypatch.setattr("faults.__main__._chosen", lambda word: rows)
+    assert main([]) == 1
+    table, again = capsys.readouterr().out.split("what has not passed:")
+    assert "line slow" in table
+    assert "line slow" not in again
+    assert again.split("|")[-6].split() == ["no", "dead", "of", "c0", "within", "20.4", "s"]
+    assert again.splitlines()[-1] == "1 passed, 1 failed"
+    rows[0] = row()
+    assert main([]) == 0
+    assert "not passed" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("wrong", [["--only", "no such cause"], ["--times", "0"], ["--only", "line", "--write", "x"]])
 def test_wrong_usage_runs_nothing_and_says_why(wrong, capsys):
     """Status 2, as with every program."""
@@ -238,6 +254,34 @@ def test_what_a_program_says_is_kept_with_its_moment():
         with pytest.raises(Failed, match="has ended"):
             program.until(time.monotonic() + 30.0)
     assert time.monotonic() - before < 25.0
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds", "bound"),
+    [
+        ([(12.0, "dead"), (12.1, "closed")], 12.0, 15.4),
+        ([(9.0, "suspect"), (12.2, "waiting"), (16.6, "closed")], 16.6, 16.7),
+        ([(12.2, "waiting"), (16.9, "closed")], 16.9, 16.7),
+        ([(9.0, "suspect"), (16.6, "closed")], None, None),
+        ([(15.5, "waiting"), (16.6, "closed")], None, None),
+    ],
+)
+def test_who_has_heard_the_server_meanwhile_is_told_by_it_and_nobody_else_may_be(told, seconds, bound):
+    """A line that is cut towards the server only: its probe arrives, and then its abort does."""
+    lines = [json.dumps({"event": name, "at": 100.0 + at, "client": "c0"}) for at, name in told]
+    program = "import signal, sys; print(sys.argv[1], flush=True); signal.pause()"
+    says, silent = ([sys.executable, "-c", program, text] for text in ("\n".join(lines), ""))
+    with Clients(says) as clients, Told(silent) as server:
+        ends = Ends(server, clients)
+        convicted = Found(Event(115.3, "dead", "c0"), 15.3, 15.4)
+        if bound is None:
+            with pytest.raises(Failed, match="c0 was closed without a verdict of its own"):
+                ends.told("c0", convicted, 100.0, granted(DEFAULTS))
+            return
+        found = ends.told("c0", convicted, 100.0, granted(DEFAULTS))
+    assert found.seconds == pytest.approx(seconds)
+    # What was late is excused by as much as it had no processor.
+    assert found.bound - ends.excused == pytest.approx(bound)
 
 
 def namespaces():
