@@ -10,5 +10,4 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SERVE = ROOT / "tests" / "serve"
 
-if str(SERVE) not in sys.path:
-    sys.path.append(str(SERVE))
+sys.path += [str(folder) for folder in (SERVE, SERVE.parent) if str(folder) not in sys.path]

@@ -17,6 +17,9 @@ from typing import Any
 ETH_P_ALL = 3
 #: A packet of our own that leaves (packet(7)).
 PACKET_OUTGOING = 4
+#: Have the kernel say when a packet came, as a timespec (socket(7)); Python has no name for it.
+SO_TIMESTAMPNS = 35
+TIMESPEC = struct.Struct("@qq")
 #: The flag that a connection begins with; its data begins one number later.
 SYN = 2
 #: The numbers of TCP's bytes go round.
@@ -64,15 +67,25 @@ def segment(packet: bytes) -> tuple[int, int, int, int, int] | None:
     return source, target, seq, flags, total - head - offset * 4
 
 
+def came(besides: list[tuple[int, int, bytes]]) -> float:
+    """When a packet came, by the clock that all go by, whenever we get to read it; of what came beside it."""
+    stamp = next(data for level, kind, data in besides if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS))
+    seconds, nanoseconds = TIMESPEC.unpack(stamp)
+    # Whoever is interrupted between the two clocks finds too little, so the most of three is right.
+    ahead = max(time.monotonic() - time.time() for _ in range(3))
+    return seconds + nanoseconds / 1e9 + ahead
+
+
 def main() -> None:
     """Listen until the lab ends it."""
     device, server_port = sys.argv[1], int(sys.argv[2])
     streams: dict[int, Stream] = {}
     with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL)) as packets:
+        packets.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         packets.bind((device, ETH_P_ALL))
         tell("listens", device=device)
         while True:
-            packet, where = packets.recvfrom(65_536)
+            packet, besides, _, where = packets.recvmsg(65_536, socket.CMSG_SPACE(TIMESPEC.size))
             found = segment(packet) if where[2] != PACKET_OUTGOING else None
             if found is None or server_port not in found[:2]:
                 continue
@@ -81,7 +94,7 @@ def main() -> None:
             if flags & SYN:
                 streams[port] = Stream(seq + 1)
             elif size > 0 and port in streams and streams[port].arrived(seq, size):
-                tell("arrival", port=port)
+                tell("arrival", port=port, at=came(besides))
 
 
 if __name__ == "__main__":

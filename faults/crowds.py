@@ -92,8 +92,8 @@ def killed(lab: Lab) -> Seen:
     expected="the attempts are not counted anew: after three the client is `unreachable`",
 )
 def accept_then_drop(lab: Lab) -> Seen:
-    """From the first drop to `unreachable`; each link is up for half a second, and its first beat is answered."""
-    settings, up = Settings(), 0.5
+    """From the first drop to `unreachable`; each link is up for two seconds, and its first beat is answered."""
+    settings, up = Settings(), 2.0
     server = lab.enter_context(Server([sys.executable, "-P", HERE / "embedded.py", "{}", up], cwd=lab.folder))
     client = lab.client(server.url())
     bound = 1.5 * sum(settings.delays) + settings.attempts * (up + 0.5)

@@ -1,6 +1,6 @@
 """A server embedded in a program of its own on Twisted's own reactor, whose clock is wall time; it serves chat.
 
-    embedded.py '{"interval": 0.5}' [0.5]      settings as JSON; seconds after which every connection is dropped
+    embedded.py '{"interval": 0.5}' [2.0]      settings as JSON; seconds after which every connection is dropped
 
 Every change of a link is told as JSON at the moment of it, with the running time `at`. Where seconds are given, each
 connection is dropped so long after it opened, whatever was answered before: a server that accepts and does not keep.

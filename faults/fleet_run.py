@@ -17,7 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from processes import BIN, free_port
+from ports import free_port
+from processes import BIN
 
 from faults.soak_plan import TOGETHER
 from faults.soak_programs import Cast, Failed, Voice
@@ -85,6 +86,11 @@ class Node:
         """Of its present life."""
         return f"node {self.number}.{self.lives}"
 
+    @property
+    def log(self) -> str:
+        """What its file is called."""
+        return f"{self.name.replace(' ', '-')}.log"
+
 
 class Fleet(Cast):
     """One run. `checks` are what was found, each with whether it is right; `say` prints."""
@@ -113,7 +119,7 @@ class Fleet(Cast):
         self.progress: dict[str, dict[str, Any]] = {}
         self.summaries: dict[str, dict[str, Any]] = {}
         self.complaints: list[str] = []
-        #: When links ended and why, and when they were open again and how long that took; when ends were convicted.
+        #: When links ended and why; of servers that clients convicted, how long they had been silent.
         self.ends: list[float] = []
         self.reasons: Counter[str] = Counter()
         #: Who came back: when, after how long, and how much of that its backoff had it wait before it tried.
@@ -148,7 +154,7 @@ class Fleet(Cast):
     def start_node(self, node: Node) -> None:
         """On the same port each time; it has no memory of its own."""
         node.lives += 1
-        log = self.folder / f"{node.name.replace(' ', '-')}.log"
+        log = self.folder / node.log
         options = (
             "--listen",
             f"tcp:{node.port}:interface={node.host}",
@@ -268,16 +274,29 @@ class Fleet(Cast):
         )
 
     def await_count(self, since: float) -> float:
-        """Until all pongs count all clients, from this moment on; how long that took."""
+        """Until all pongs count all clients, from this moment on, nobody by what was last known; how long that took.
+
+        A server that has lost Redis goes on counting those of the others as they were: the number alone says nothing.
+        """
         total = self.plan.clients
+
+        def is_counted() -> bool:
+            heard = all(one["at"] > since + 1 and one["counted"] == [total] for one in self.progress.values())
+            return heard and all(alone == again for alone, again in map(self.aloneness, self.nodes))
+
         with suppress(Failed):
-            self.until(
-                lambda: all(one["at"] > since + 1 and one["counted"] == [total] for one in self.progress.values()),
-                LEASE + SLACK + 10,
-                "",
-            )
+            self.until(is_counted, LEASE + SLACK + 10, "")
             return time.monotonic() - since
         return float("inf")
+
+    def aloneness(self, node: Node) -> tuple[int, int]:
+        """How often this server has said that it counts others as they last were, and that it no longer does."""
+        parts = (part.read_text("utf-8", "replace") for part in self.folder.glob(f"{node.log}*"))
+        alone = again = 0
+        for line in "".join(parts).splitlines():
+            alone += line.endswith("are counted as they last were")
+            again += " the cluster " in line and line.endswith(" is there again")
+        return alone, again
 
     # What is said.
 
@@ -292,7 +311,7 @@ class Fleet(Cast):
         elif kind == "back":
             self.backs.append((event["at"], event["after"], event["waited"]))
         elif kind == "dead":
-            self.dead.append(event["at"])
+            self.dead.append(event["silent"])
         elif kind == "summary":
             self.summaries[name] = event
         elif kind == "ended-output":

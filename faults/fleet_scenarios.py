@@ -104,8 +104,16 @@ def _redis_stands_still(fleet: Fleet) -> None:
     at = time.monotonic()
     fleet.pass_time(at + fleet.plan.away)
     fleet.signal_redis(signal.SIGCONT)
+    _redis_is_back(fleet)
+
+
+def _redis_is_back(fleet: Fleet) -> None:
+    """Nobody has lost anything, and after a lease nobody counts by what he last knew."""
     took = fleet.await_count(time.monotonic())
     fleet.check(took <= LEASE + SLACK, f"all servers count all clients {took:.1f} s after Redis was back")
+    if fleet.plan.away > LEASE:
+        alone = sum(fleet.aloneness(node)[0] > 0 for node in fleet.nodes)
+        fleet.check(alone == NODES, f"servers that had counted the clients of others as they last were: {alone}")
     fleet.pass_time(time.monotonic() + 5)
     _nothing_happens(fleet)
 
@@ -119,10 +127,7 @@ def _redis_restarts(fleet: Fleet) -> None:
     fleet.end_redis()
     fleet.pass_time(time.monotonic() + fleet.plan.away)
     fleet.start_redis()
-    took = fleet.await_count(time.monotonic())
-    fleet.check(took <= LEASE + SLACK, f"all servers count all clients {took:.1f} s after Redis was back")
-    fleet.pass_time(time.monotonic() + 5)
-    _nothing_happens(fleet)
+    _redis_is_back(fleet)
 
 
 def _with_sentinels(fleet: Fleet) -> None:
@@ -214,7 +219,7 @@ def _partition(fleet: Fleet) -> None:
     fleet.check(took <= LEASE + SLACK, f"all servers count all clients {took:.1f} s after it was back")
     fleet.pass_time(time.monotonic() + 15)
     late = [after for when, after, _ in fleet.backs if when - at > limit + SLACK]
-    early = [one for one in fleet.dead if one < at + fleet.timing.timeout_min + fleet.timing.probe]
+    early = [silent for silent in fleet.dead if silent < fleet.timing.timeout_min + fleet.timing.probe]
     fleet.check(
         moved and not late, f"{moved} clients found out and were elsewhere within {limit:.1f} s, {len(late)} later"
     )

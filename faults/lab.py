@@ -11,15 +11,15 @@ import json
 import os
 import random
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from ports import free_port
 from processes import BIN, LOOPBACK
 
 from faults.told import PATIENCE, Clients, Event, Failed, Ledger, Server, Stopped, Told, now, stop_all
@@ -217,10 +217,7 @@ class Lab(ExitStack):
 
     def port(self) -> int:
         """A free port of loopback below those from which connections go out: a restarted server gets it back."""
-        while True:
-            port = self.chance.randrange(10_000, 32_000)
-            with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-                return port
+        return free_port()
 
 
 def granted(settings: Settings, wish: float | None = None) -> Any:

@@ -35,8 +35,8 @@ NAMESPACES = ("namespaces",)
 BAD_FOR = 45.0
 #: Seconds after a bound in which a conviction is still waited for, so that one that is late is seen as late.
 LATE = 5.0
-#: Seconds between the arrival of a packet and the lab's note of it.
-NOTED = 0.05
+#: Seconds by which the arrival of a packet may be noted wrong: the kernel stamps it by another of its clocks.
+NOTED = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,15 @@ class Ends:
     """A server and its clients from the moment of a cause on, which is now: what each was told, and in what time.
 
     Bounds are in one's own running time: what is late is excused by as much as that end had no processor. On a machine
-    that has nothing else to do this is next to nothing; where it counted, the row says so.
+    that has nothing else to do this is next to nothing; where it counted, the row says so. What a proxy `between` them
+    has waited for its processor delays both.
     """
 
-    def __init__(self, server: Server, clients: Clients) -> None:
+    def __init__(self, server: Server, clients: Clients, *between: Told) -> None:
         self.server = server
         self.clients = clients
         self.excused = 0.0
-        self._starved = {end: Starved(end) for end in (server, clients)}
+        self._starved = {end: Starved(end, *between) for end in (server, clients)}
 
     def found(self, end: Told, event: Event, cause: float, bound: float) -> Found:
         """What this end was told, held against its bound."""

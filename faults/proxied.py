@@ -5,7 +5,7 @@ The proxy is a process of the lab on loopback, so these rows run everywhere.
 
 from __future__ import annotations
 
-from faults.lab import Clients, Event, Failed, Lab, Seen, Server, convictions, fault, granted
+from faults.lab import Clients, Event, Failed, Lab, Seen, Server, convictions, fault, granted, now
 from faults.links import Proxy, proxy
 from faults.network import (
     BAD_FOR,
@@ -62,8 +62,10 @@ def hole(lab: Lab) -> Seen:
     """A proxy takes every byte and confirms it, and passes none on."""
     server, between, clients = through(lab)
     clients.healthy()
-    ends = Ends(server, clients)
-    cause = between.order(set={"hole": True})
+    ends = Ends(server, clients, between)
+    between.order(set={"hole": True})
+    # What is counted from then on begins with the last that has passed.
+    cause = now()
     found = ends.both(granted(DEFAULTS), cause, "dead")
     healed = between.order(set={"hole": False})
     return concluded(ends, found, clients.back(healed, recovery_bound() + LATE) - healed)
@@ -76,9 +78,9 @@ def hole(lab: Lab) -> Seen:
 def deaf(lab: Lab) -> Seen:
     """Connected, and nothing else."""
     server, between, clients = through(lab, hole=True)
-    ends = Ends(server, clients)
-    reached = between.first("accepted").at
-    given_up = ends.heard_of(clients, reached, DEFAULTS.open_timeout + DEFAULTS.tick, "reconnecting")
+    ends = Ends(server, clients, between)
+    accepted, reached = (between.first(name).at for name in ("accepted", "reached"))
+    given_up = ends.heard_of(clients, accepted, DEFAULTS.open_timeout + DEFAULTS.tick, "reconnecting")
     patience = DEFAULTS.handshake_timeout + DEFAULTS.tick
     let_go = between.first("ended", timeout=patience + LATE, where=lambda event: event.detail["side"] == "server")
     found = [*given_up, ends.found(server, let_go, reached, patience)]
@@ -108,7 +110,7 @@ def closed_early(lab: Lab, *orders: dict[str, object]) -> Seen:
     server, between, clients = through(lab)
     clients.healthy()
     at_once, found, recovered = DEFAULTS.close_timeout, [], []
-    ends = Ends(server, clients)
+    ends = Ends(server, clients, between)
     for order in orders:
         since = between.order(**order)
         for name in clients.names:
@@ -151,7 +153,7 @@ def late_close(lab: Lab) -> Seen:
     """The client's side is reset at once, the server hears of it when all is well again."""
     server, between, clients = through(lab)
     clients.healthy()
-    ends = Ends(server, clients)
+    ends = Ends(server, clients, between)
     cause = between.order(sever=True)
     found = ends.heard_of(clients, cause, DEFAULTS.close_timeout, "closed")
     recovered = clients.back(cause, recovery_bound() + LATE) - cause

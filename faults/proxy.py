@@ -15,8 +15,9 @@ Prints where it listens and where it takes orders, each a line of JSON that is a
     {"tell": true}
         Of what was severed the server is told now, with a FIN.
 
-Bytes are never changed and never overtake each other. Says when a connection was `accepted`, when a close has
-`overtaken` bytes on it, and when one end of it `ended` it, each with the client's `port`.
+Bytes are never changed and never overtake each other. Says when a connection was `accepted`, when it
+has `reached` the server, when a close has `overtaken` bytes on it, and when one end of it `ended` it, each with the
+client's `port`.
 """
 
 import asyncio
@@ -150,6 +151,7 @@ class Passage:
         except OSError:
             self.client.close(by="rst")
             return
+        tell("reached", port=self.port)
         self.client.release()
 
     @property

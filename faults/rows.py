@@ -142,6 +142,11 @@ class Trial:
         self.seconds = self.excused = 0.0
         self._starved = Starved(judge)
 
+    def stop(self, end: Told) -> None:
+        """Stop this program (SIGSTOP), which is the cause: whose last word may have come until then."""
+        end.pause()
+        self.cause = now()
+
     def verdict(self, *names: str | None) -> None:
         """Wait until each of these clients (None: the only one) is found dead, or has found its server dead."""
         deadline = self.cause + self.bound + LATE

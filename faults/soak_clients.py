@@ -193,7 +193,8 @@ class Member:
         elif status.event == "suspect":
             ledger.suspects += 1
         elif status.event == "dead":
-            tell("dead", client=f"s{self.number}", port=self.port, said=status.detail)
+            told = {"port": self.port, "said": status.detail, "silent": status.silent_for}
+            tell("dead", client=f"s{self.number}", **told)
         elif status.event in ("reconnecting", "unreachable"):
             if self.is_open:
                 self.is_open, self.ended_at, self.waited = False, time.monotonic(), status.delay or 0.0

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from processes import free_port
+from ports import free_port
 
 from faults.soak_judge import JUDGED_AFTER, Judge
 from faults.soak_plan import TOGETHER, of_processes

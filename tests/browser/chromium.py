@@ -124,6 +124,11 @@ class Server:
         """The numbers of the notes that were handled, in that order."""
         return [event["n"] for event in self.events("handled", **members)]
 
+    def has_handled(self, count: int) -> bool:
+        """Whether the notes to this one were handled, each once, in order; what it is about to tell is waited for."""
+        self.until(lambda: len(self.handled()) >= count, 10)
+        return self.handled() == list(range(1, count + 1))
+
     def _hear(self, line: str) -> None:
         if line.startswith("{"):
             self.told.append(json.loads(line))

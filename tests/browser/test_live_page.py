@@ -98,9 +98,6 @@ def test_a_link_that_is_cut_is_shown_in_every_state_until_it_is_back(live):
     assert page.text("#cut") == "Cut the link"
     assert page.text("#session") == "resumed"
     assert page.number("reconnects") == 1
-    assert (
-        page.trail()[:5] == ["open", "suspect", "dead", "reconnecting", "reconnecting"][:5] or page.trail()[0] == "open"
-    )
     told = [word for word in page.trail() if word != "reconnecting"]
     assert told[-5:] == ["open", "suspect", "dead", "unreachable", "open"]
     page.has_no_complaint()
@@ -198,7 +195,8 @@ def test_answers_that_come_late_are_suspected_and_acknowledged(live):
 
 def test_a_server_that_goes_is_shown_to_have_closed_and_to_be_waited_for(live):
     """Closed, with its sentence; then a countdown that is no attempt of ours."""
-    page = live(*TALK)
+    # So late that the attempt does not come while it is looked at.
+    page = live(*TALK, "--drain-after", "20")
     with page.held("closed", 5, page.server.program.stop):
         assert "1012" in page.text("#sentence")
         page.is_fine("closed", LINK)
@@ -408,7 +406,8 @@ def test_all_can_be_done_with_the_keyboard(live):
     ]  # fmt: skip
 
     page.find("#cut").send_keys(Keys.ENTER)
-    page.until("!document.querySelector('#retry').hidden", 25)
+    # The last countdown is the longest: 8 s at least.
+    page.until("/^Attempt 3 of 3 in/.test(document.querySelector('#attempt').textContent)", 40)
     page.find("#retry").send_keys(Keys.ENTER)
     page.until("document.querySelector('#retry').hidden", 5)
     assert page.ask("document.activeElement.id") == "cut"

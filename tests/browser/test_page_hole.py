@@ -111,6 +111,6 @@ def test_a_black_hole_is_left_within_the_bound_and_the_backoff(browser, host, tm
         sent = page.ask("page.hush()")
         page.until_all_is_handled()
         assert page.ask("page.words") == list(range(1, count + 1))
-        assert server.handled() == list(range(1, sent + 1))
+        assert server.has_handled(sent)
         assert page.events() == ["open", "suspect", "dead", "reconnecting", "open"]
         page.has_no_complaint()

@@ -39,7 +39,7 @@ def test_reloads_in_the_middle_of_a_conversation_lose_nothing(browser, page_serv
     assert count > 100
     assert page.ask("page.words") == list(range(1, count + 1))
     assert sent >= LIVES * 40
-    assert server.handled() == list(range(1, sent + 1))
+    assert server.has_handled(sent)
     assert len({event["sid"] for event in server.events("handled")}) == 1
     assert server.events("lost", "refused") == []
     assert page.diary("lost") == []
@@ -59,7 +59,7 @@ def test_a_reload_without_a_link_keeps_what_was_sent_before_it(browser, page_ser
     page.until_open()
     page.ask("page.say()")
     page.until_all_is_handled()
-    assert server.handled() == list(range(1, 52))
+    assert server.has_handled(51)
     page.has_no_complaint()
 
 
@@ -159,7 +159,7 @@ def test_the_back_button_brings_a_page_back_into_its_session(browser, page_serve
     count, sent = end_of_talk(page)
 
     assert page.ask("page.words") == list(range(1, count + 1))
-    assert server.handled() == list(range(1, sent + 1))
+    assert server.has_handled(sent)
     assert len({event["sid"] for event in server.events("handled")}) == 1
     # Those that were under way when it went had become the other page's.
     assert {reason for _, reason in page.ask("page.failed")} <= {"superseded"}
@@ -191,7 +191,7 @@ def test_a_frozen_page_is_away_and_thaws_into_its_session(browser, page_server):
     server.until(lambda: server.events("present")[-1]["standings"] == {"alice": "active"}, 10)
     count, sent = end_of_talk(page)
     assert page.ask("page.words") == list(range(1, count + 1))
-    assert server.handled() == list(range(1, sent + 1))
+    assert server.has_handled(sent)
     assert len({event["sid"] for event in server.events("handled")}) == 1
     assert server.events("dead") == []
     assert "dead" not in page.events()

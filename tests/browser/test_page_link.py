@@ -29,11 +29,12 @@ def test_offline_for_20_s_is_suspected_convicted_and_mended_and_nothing_is_lost(
     is_online(driver, False)
     # That the line is dead, and the page was told nothing that its socket would tell.
     page.until_event("suspect", 10, went)
-    heard = len(page.ask("page.words"))
     page.until_event("dead", 10, went)
+    heard = len(page.ask("page.words"))
     page.until("performance.now() - arguments[0] >= 20000", 25, went)
     assert len(page.ask("page.words")) == heard
-    assert page.ask("page.client.unconfirmed") > 100
+    unconfirmed = page.ask("page.client.unconfirmed")
+    assert unconfirmed > 100
     mended = page.now
     is_online(driver, True)
     back = page.until_event("open", 10, mended)["at"]
@@ -46,10 +47,10 @@ def test_offline_for_20_s_is_suspected_convicted_and_mended_and_nothing_is_lost(
     sent = page.ask("page.hush()")
     page.until_all_is_handled()
 
-    assert count > 200
+    assert count > heard
     assert page.ask("page.words") == list(range(1, count + 1))
-    assert sent > 200
-    assert server.handled() == list(range(1, sent + 1))
+    assert sent > unconfirmed
+    assert server.has_handled(sent)
     assert sorted(page.ask("page.handled")) == list(range(1, sent + 1))
     assert page.ask("page.failed") == []
     events = page.events()
@@ -170,7 +171,7 @@ def test_a_storage_that_fills_up_costs_only_the_reload(browser, page_server):
     for _ in range(20):
         page.ask("page.say()")
     page.until("page.handled.length === 21", 10)
-    assert server.handled() == list(range(1, 22))
+    assert server.has_handled(21)
     assert page.diary("uncaught", "lost") == []
     assert "in memory only" in page.diary("complaint")[0]["detail"]
     assert page.events() == ["open"]
@@ -187,7 +188,7 @@ def test_a_storage_that_is_forbidden_costs_only_the_reload(browser, page_server)
     for n in range(1, 6):
         assert page.ask("page.say()") == n
     page.until("page.handled.length === 5", 10)
-    assert server.handled() == [1, 2, 3, 4, 5]
+    assert server.has_handled(5)
     assert page.ask("page.client.status.level") == 1
     assert page.diary("uncaught") == []
 

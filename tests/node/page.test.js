@@ -192,6 +192,25 @@ describe("the line goes and comes", () => {
         ...comes_back(5),
     ]);
 
+    exchange("online while the last attempt hangs: it was not the last", [
+        "opens",
+        ["network", "hangs"],
+        "is lost",
+        ["advance", 1000],
+        ["advance", 10000],
+        ["told", "reconnecting", { attempt: 2 }],
+        ["advance", 4000],
+        ["advance", 10000],
+        ["told", "reconnecting", { attempt: 3 }],
+        ["advance", 17000],
+        ["page", "line", true],
+        ["advance", 9000],
+        ["told", "reconnecting", { attempt: 1 }],
+        ["network", "accepts"],
+        ["advance", 1000],
+        ...comes_back(4),
+    ]);
+
     exchange("offline is no reason to try", [
         "opens",
         "is lost",

@@ -3,14 +3,15 @@
     chat_server.py '{"kept_limit": 100}'      settings as JSON
 
 Prints where it listens, its links' changes as JSON, and ten times a second a `load`: for each client the most bytes
-that have waited in this process for it to read since the last time. The kernel gets little to buffer, so that
-what is not read stays with this process.
+that have waited in this process for it to read since the last time; and when it was without a processor (`stolen`).
+The kernel gets little to buffer, so that what is not read stays with this process.
 """
 
 import json
 import socket
 import sys
 
+from stolen import tell_of_stolen_time
 from twisted.internet import reactor
 from twisted.internet.task import LoopingCall
 from twisted.logger import globalLogBeginner, textFileLogObserver
@@ -54,6 +55,7 @@ def main():
     )
     service.startService()
     LoopingCall(tell_load).start(0.1)
+    tell_of_stolen_time(lambda begin, end: tell(event="stolen", span=[begin, end]))
     reactor.run()
 
 

@@ -1,12 +1,9 @@
 """Real processes for tests: started here, read line by line, ended here, each by its own process id."""
 
-import contextlib
 import json
 import os
 import queue
-import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -22,8 +19,6 @@ from heartbeat import Settings
 #: Where the scripts of this environment are.
 BIN = Path(sys.executable).parent
 LOOPBACK = "tcp:0:interface=127.0.0.1"
-
-_chance = random.SystemRandom()
 
 _NAMES = {"AsyncioSelectorReactor": "asyncio", "HeartbeatReactor": "heartbeat"}
 
@@ -166,15 +161,3 @@ def script(path: Path, *arguments: str, env: dict[str, str] | None = None, react
 def client(url: str, *options: str, env: dict[str, str] | None = None) -> Program:
     """`heartbeat-client URL --json`."""
     return Program([BIN / "heartbeat-client", url, "--json", *options], env=env)
-
-
-def free_port(chance: random.Random = _chance) -> int:
-    """A port of loopback that nobody listens on just now, below those that are given to whoever asks for any.
-
-    One of those a client that calls again and again while nobody listens would one day be given as its own: TCP
-    connects it to itself, and the port is taken when the server wants it.
-    """
-    while True:
-        port = chance.randrange(10_000, 32_000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from processes import LOOPBACK, Program, free_port
+from ports import free_port
+from processes import LOOPBACK, Program
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString

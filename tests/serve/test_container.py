@@ -7,7 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from processes import BIN, Program, client, free_port
+from ports import free_port
+from processes import BIN, Program, client
 
 # Each starts programs, most of them several.
 pytestmark = pytest.mark.slow

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import trustme
-from processes import BIN, LOOPBACK, Program, client, free_port, twistd
+from ports import free_port
+from processes import BIN, LOOPBACK, Program, client, twistd
 
 from heartbeat.core.errors import CloseCode
 from heartbeat.logs import MEMBERS

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from certificates import Certificates
 from plain_client import MESSAGES
-from processes import BIN, LOOPBACK, Program, client, free_port
+from ports import free_port
+from processes import BIN, LOOPBACK, Program, client
 
 # Each starts programs, most of them several.
 pytestmark = pytest.mark.slow

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import pytest
 
 from faults import ROOT
 from faults.__main__ import main, run_all, run_row
-from faults.arrivals import Stream, segment
+from faults.arrivals import SO_TIMESTAMPNS, TIMESPEC, Stream, came, segment
 from faults.lab import FAULTS, NEEDS, Failed, Fault, Seen, granted, missing
 from faults.links import Hosts, hosts, sweep
 from faults.network import DEFAULTS, Ends, Found
@@ -239,6 +240,14 @@ def test_a_packet_is_read_as_the_rfcs_say():
     assert segment(head + tcp) == (9000, 49152, 77, 0x12, 5)
     assert segment(head[:9] + b"\x11" + head[10:] + tcp) is None
     assert segment(b"") is None
+
+
+def test_a_packet_came_when_the_kernel_says_and_not_when_we_read_it():
+    """By the clock that all programs of the lab go by."""
+    earliest = time.monotonic()
+    two_seconds_ago = TIMESPEC.pack(*divmod(time.time_ns() - 2_000_000_000, 1_000_000_000))
+    moment = came([(socket.SOL_SOCKET, 1, b""), (socket.SOL_SOCKET, SO_TIMESTAMPNS, two_seconds_ago)])
+    assert earliest - 2.001 <= moment <= time.monotonic() - 1.999
 
 
 def test_what_a_program_says_is_kept_with_its_moment():

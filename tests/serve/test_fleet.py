@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from processes import free_port, twistd
+from ports import free_port
+from processes import twistd
 from twisted.internet import reactor
 from twisted.internet.defer import DeferredList
 from twisted.internet.task import deferLater

@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from processes import Program, free_port, twistd
+from ports import free_port
+from processes import Program, twistd
 
 HERE = Path(__file__).parent
 CLIENTS, CHATS = 50, 8

@@ -105,7 +105,9 @@ def test_a_cut_link_is_found_by_both_ends_within_the_bound_and_mended_after_it(h
 def test_an_interruption_that_ends_with_the_suspicion_convicts_nobody(hosts):
     """Everything is dropped until the client grows suspicious, then no more: acknowledged, on the same connection."""
     listen = f"tcp:0:interface={hosts.SERVER}"
-    with hosts.on(hosts.server, sys.executable, HERE / "real_server.py", "{}", listen) as server:
+    # TCP sends a lost ping again after 3.2 s, and then only after 6.4 s: the verdict is to be later than that.
+    settings = json.dumps({"probe": 6.0})
+    with hosts.on(hosts.server, sys.executable, HERE / "real_server.py", settings, listen) as server:
         url = server.url()
         with hosts.on(hosts.client, BIN / "heartbeat-client", url, "--json", "--interval", "0.5") as client:
             client.event("pong", 20)

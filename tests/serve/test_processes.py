@@ -6,7 +6,8 @@ import urllib.request
 
 import pytest
 import trustme
-from processes import BIN, LOOPBACK, REACTOR, REACTORS, Program, client, free_port, twistd
+from ports import free_port
+from processes import BIN, LOOPBACK, REACTOR, REACTORS, Program, client, twistd
 
 
 @pytest.fixture

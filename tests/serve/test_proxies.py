@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import Program, client, free_port, twistd
+from ports import free_port
+from processes import Program, client, twistd
 from test_tls_reload import Authority
 
 from heartbeat import Settings

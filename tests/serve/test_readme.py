@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import BIN, LOOPBACK, Program, client, free_port, twistd
+from ports import free_port
+from processes import BIN, LOOPBACK, Program, client, twistd
 
 from heartbeat import Settings
 

@@ -109,10 +109,11 @@ def test_the_watchdog_hears_that_the_reactor_turns_and_nothing_when_it_does_not(
         for _ in range(5):
             assert manager.told(SOON) == "WATCHDOG=1"
         began = time.monotonic()
+        manager.forget()
         for _ in range(6):
             assert manager.told(SOON) == "WATCHDOG=1"
-        # Six halves; with one the most late, on a machine with other work.
-        assert 5 * patience / 2 <= time.monotonic() - began < SOON
+        # All six were said since, and from the first to the last are five halves; the first may have been late by one.
+        assert 4 * patience / 2 <= time.monotonic() - began < SOON
 
         server.pause()
         manager.forget()

@@ -17,7 +17,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from processes import BIN, Program, client, free_port, twistd
+from ports import free_port
+from processes import BIN, Program, client, twistd
 
 from heartbeat.tokens import LEEWAY, LONGEST_TOKEN
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from processes import BIN, REACTOR, REACTORS, Program, client, free_port
+from ports import free_port, ports_in_a_row
+from processes import BIN, REACTOR, REACTORS, Program, client
 from service_manager import ServiceManager
 from test_tls_reload import Authority, serial_seen
 from twisted.internet import reactor
@@ -148,17 +149,6 @@ class Served:
     def lines(self):
         self.parent.rest()
         return self.parent.seen
-
-
-def ports_in_a_row(count):
-    """So many ports of loopback, one after the other, at which nobody listens just now."""
-    for _ in range(100):
-        first = free_port()
-        with contextlib.suppress(OSError, OverflowError), contextlib.ExitStack() as held:
-            for port in range(first, first + count):
-                held.enter_context(socket.create_server(("127.0.0.1", port)))
-            return list(range(first, first + count))
-    raise AssertionError("no ports in a row")
 
 
 async def say(clients, number, seconds=SOON):

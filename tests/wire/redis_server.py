@@ -1,8 +1,6 @@
 """A Redis of the tests' own: on a UNIX socket in a folder of its own, and gone with it."""
 
-import contextlib
 import os
-import random
 import shutil
 import socket
 import ssl
@@ -11,11 +9,10 @@ import time
 
 import hiredis
 import pytest
+from ports import free_port
 from twisted.internet.selectreactor import SelectReactor
 
 REDIS = shutil.which("redis-server")
-
-_chance = random.SystemRandom()
 
 needs_redis = pytest.mark.skipif(
     REDIS is None and not os.environ.get("CI"), reason="redis-server is not installed (Debian: redis-server)"
@@ -122,21 +119,6 @@ def served(certificates, clients="no"):
     }
 
 
-def free_port():
-    """A port of loopback that nobody listens on just now."""
-    return free_ports(1)[0]
-
-
-def free_ports(count):
-    """So many of them, each another one, and none of those that are given to whoever asks for any."""
-    ports = set()
-    while len(ports) < count:
-        port = _chance.randrange(10_000, 32_000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            ports.add(port)
-    return list(ports)
-
-
 def told(port, *words, seconds=20, trusting=None):
     """What whoever listens on a port of loopback answers to one command, once anybody does."""
     return all_told(port, words, seconds=seconds, trusting=trusting)[0]
@@ -189,7 +171,7 @@ class Replicated:
         self.trusting = None
         if certificates is not None:
             self.trusting = ssl.create_default_context(cafile=certificates.authority)
-        first, second, *self.sentinels = free_ports(2 + sentinels)
+        first, second, *self.sentinels = (free_port() for _ in range(2 + sentinels))
         self.ports = [first, second]
         self.down_after_ms = down_after_ms
         self.processes = {}

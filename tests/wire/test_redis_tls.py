@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from ports import free_port
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Factory, Protocol
@@ -85,7 +86,7 @@ def secured(tmp_path):
     started = []
 
     def secured(certificates, *options, clients="no"):
-        port = redis_server.free_port()
+        port = free_port()
         words = {"save": "", "appendonly": "no", "port": 0, "tls-port": port, "bind": "127.0.0.1"}
         words |= redis_server.served(certificates, clients)
         told = [str(word) for name, value in words.items() for word in (f"--{name}", value)]
@@ -310,7 +311,7 @@ def test_what_was_renewed_is_used_for_the_next_connection(secured, files, turns,
 
 def test_a_redis_that_comes_back_with_another_certificate_is_found_again(files, turns, tmp_path):
     """What was asked meanwhile is answered, once the file of those who are trusted is the new one, too."""
-    port, trusted = redis_server.free_port(), tmp_path / "trusted.pem"
+    port, trusted = free_port(), tmp_path / "trusted.pem"
     shutil.copy(files.redis.authority, trusted)
 
     def served_by(certificates):

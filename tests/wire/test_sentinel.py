@@ -7,6 +7,7 @@ import time
 import hiredis
 import pytest
 import redis_server
+from ports import free_port
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import formatEvent
 from twisted.python.usage import UsageError
@@ -91,7 +92,7 @@ class Pair:
     """Two Redis, of which the second is the replica of the first."""
 
     def __init__(self, folder):
-        self.ports = redis_server.free_ports(2)
+        self.ports = [free_port(), free_port()]
         self.servers = []
         for number, port in enumerate(self.ports):
             (folder / str(number)).mkdir()
@@ -188,7 +189,7 @@ def test_a_server_may_be_told_of_sentinels(monkeypatch):
 def test_sentinels_are_asked_in_turn_until_one_answers(turns, watch):
     """One is not there, one knows nothing of that name, one is silent, one is no sentinel; each time another begins."""
     others = [watch(None), watch(ERROR), watch(b""), watch(b"HTTP/1.1 400\r\n"), watch(7001)]
-    nobody = redis_server.free_port()
+    nobody = free_port()
     sentinels = Sentinels(url_of(*others).replace("://", f"://127.0.0.1:{nobody},", 1))
 
     assert turns.result(sentinels.ask(turns.reactor)) == ("127.0.0.1", 7001)

@@ -423,9 +423,10 @@ export class HeartbeatClient {
         const woke = () => opened && carry(monitor.woke());
 
         const again = () => {
-            if (socket || closed || gone) return;
+            if (opened || closed || gone) return;
+            // An attempt that is under way began when things were worse: if it fails, it was not the last.
             attempt = 0;
-            connect();
+            if (!socket) connect();
         };
         const come_back = () => refused || again();
 
