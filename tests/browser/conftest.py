@@ -65,7 +65,9 @@ def server(tmp_path):
                 certificates = Certificates.issued_in(tmp_path)
                 options = ("--listen", certificates.listen, *options)
                 trust = options_that_trust(certificates.chain)
-            return Server(stack.enter_context(twistd(*options, cwd=tmp_path)), trust)
+            program = stack.enter_context(twistd(*options, cwd=tmp_path))
+            stack.callback(tell_the_end, program)
+            return Server(program, trust)
 
         yield make
 
