@@ -47,9 +47,9 @@ def test_offline_for_20_s_is_suspected_convicted_and_mended_and_nothing_is_lost(
     sent = page.ask("page.hush()")
     page.until_all_is_handled()
 
-    assert count > heard
+    assert count > max(200, heard)
     assert page.ask("page.words") == list(range(1, count + 1))
-    assert sent > unconfirmed
+    assert sent > max(200, unconfirmed)
     assert server.has_handled(sent)
     assert sorted(page.ask("page.handled")) == list(range(1, sent + 1))
     assert page.ask("page.failed") == []
