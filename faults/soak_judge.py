@@ -29,7 +29,8 @@ class Judge:
     """Of one run. `at(moment, step)` has something done later.
 
     `faults` are counted by their kind, `counts` by what was found, `noticed` are the seconds after which ends of silent
-    links have noticed, `late` those for which each program stood still by itself.
+    links have noticed, `late` those for which each program stood still by itself. `silent` are those links that lost
+    bytes without a word, each by its client and port, as long as one of its ends has not noticed it.
     """
 
     def __init__(self, timing: Timing, at: Callable[[float, Callable[[], object]], object]) -> None:
@@ -39,6 +40,7 @@ class Judge:
         self.counts: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.noticed: list[float] = []
+        self.silent: set[tuple[int, int]] = set()
         self.late: defaultdict[str, list[float]] = defaultdict(list)
         self._at = at
         self._began = 0.0
@@ -87,9 +89,13 @@ class Judge:
         """The proxy has done something to a link."""
         self.faults[event["kind"]] += 1
         self.truth.befell(event)
+        if event["until"] is None:
+            self.silent.add((event["client"], event["near"]))
 
     def noticed_by(self, name: str, event: dict[str, Any]) -> None:
         """An end of a link that lost bytes without a word has closed it."""
+        if event["both"]:
+            self.silent.discard((number_of(event["address"]), event["near"]))
         self._at(event["at"] + JUDGED_AFTER, lambda: self._judge_silence(event))
 
     def _judge_silence(self, event: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@
 A client is known by its address (`soak_plan.address_of`), and the server sees the same one. Says where it `listens`; on
 SIGUSR2 the plan begins, on SIGUSR1 it ends, and what held links back is over. Every `fault` that befell a link is told,
 with the ports by which the two ends know it, and, of those links that lost bytes without a word, when each end
-`noticed`. A link has one fault at a time.
+`noticed`, and whether `both` have. A link has one fault at a time.
 """
 
 from __future__ import annotations
@@ -194,6 +194,7 @@ class Link:
 
     def ended(self, side: Side) -> None:
         """One end has closed."""
+        both = self.client.ended and (self.server.ended or self.server.transport is None)
         if self.is_silent:
             tell(
                 "noticed",
@@ -202,8 +203,9 @@ class Link:
                 address=self.address,
                 near=self.near,
                 after=time.monotonic() - self.began,
+                both=both,
             )
-        if self.client.ended and (self.server.ended or self.server.transport is None):
+        if both:
             self.proxy.gone(self)
 
     def give_up(self) -> None:

@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # The lab is no part of the package, and is found from the checkout.
 sys.path.append(str(ROOT))
 
-from faults.soak_plan import EVERY, KINDS, of_links, of_processes  # noqa: E402  # as said
+from faults.soak_judge import Judge  # noqa: E402  # as said
+from faults.soak_plan import EVERY, KINDS, address_of, of_links, of_processes  # noqa: E402  # as said
 from faults.soak_truth import Truth  # noqa: E402  # as said
 from faults.soak_verdict import Allowed, flat, rate_is_flat, trend  # noqa: E402  # as said
 from heartbeat import Settings  # noqa: E402  # as said
@@ -119,6 +120,20 @@ def test_a_link_ends_for_a_reason():
     truth.befell({"kind": "slow", "at": 100.0, "until": 120.0, "near": 2, "far": 12})
     truth.convicted("s3", 100.0)
     assert [truth.is_explained(f"s{port}", port, 101.0) for port in (1, 2, 3)] == [True, False, True]
+
+
+def test_a_link_is_silent_until_both_of_its_ends_have_noticed():
+    """One that was only cut never is; the soak is not over while one is, for its client has yet to come back."""
+    judge = Judge(Settings(interval=6.0).timing(), lambda moment, step: None)
+    judge.befell("proxy", {"kind": "cut", "at": 100.0, "until": 100.0, "client": 1, "near": 1, "far": 11})
+    assert not judge.silent
+    for whom in (260, 2):
+        judge.befell("proxy", {"kind": "dumb", "at": 100.0, "until": None, "client": whom, "near": 5, "far": 10 + whom})
+    noticed = {"kind": "dumb", "side": "client", "address": address_of(260), "near": 5, "at": 112.0, "after": 12.0}
+    judge.noticed_by("proxy", noticed | {"both": False})
+    assert judge.silent == {(260, 5), (2, 5)}
+    judge.noticed_by("proxy", noticed | {"side": "server", "both": True})
+    assert judge.silent == {(2, 5)}
 
 
 @pytest.mark.slow
