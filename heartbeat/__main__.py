@@ -343,7 +343,7 @@ def _run(argv: Sequence[str] | None) -> int:
         parser.error(str(error))
     from twisted.internet import reactor  # noqa: PLC0415  # only now are the arguments known to be right
 
-    from heartbeat.ticker import make_monotonic  # noqa: PLC0415  # as above
+    from heartbeat.pulse import make_monotonic  # noqa: PLC0415  # as above
 
     make_monotonic(reactor)
     return _Script(arguments, client, reactor, _standard_output(), messages).run()

@@ -92,7 +92,7 @@ class Shared:
         #: Seconds after which the kernel drops a connection by itself: the bound by which we judge ourselves, with all
         #: the patience for bytes of our own, and some more.
         self.silence_bound = max(timing.pinging_bound, timing.watching_bound) + 1.5 * timing.patience
-        self.ticker = Ticker(factory.reactor, settings.tick, on_tick=self._tick, on_wake=self._woke)
+        self.ticker = Ticker(factory.reactor, settings.tick, on_tick=self._ticked, on_wake=self._woke)
         self.handlers: dict[str, Handler] = {}
         self.sessions = self._make_sessions()
         #: The connections there are.
@@ -115,12 +115,6 @@ class Shared:
 
     def _make_sessions(self) -> Sessions:
         return Sessions(self.settings, self.ticker, getattr(self.factory, "heartbeat_store", None))
-
-    def _tick(self, now: float) -> None:
-        try:
-            self._ticked(now)
-        except Exception:  # noqa: BLE001  # whatever it is: every connection's timers come with the next tick
-            self._log.failure("a tick failed; this is a bug")
 
     def _ticked(self, now: float) -> None:
         """A tick has passed."""
@@ -259,7 +253,7 @@ class ServerShared(Shared):
 
     def _ticked(self, now: float) -> None:
         super()._ticked(now)
-        self.tally.ticked(self.ticker.late)
+        self.tally.ticked(self.ticker.pulse.late)
         self.refusals.ticked(now)
         if self.draining is not None:
             self.draining.ticked(now)

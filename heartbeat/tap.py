@@ -18,11 +18,11 @@ from heartbeat.config import places_of, read
 from heartbeat.core.errors import SettingError
 from heartbeat.core.settings import BEATS, LEVEL0, Settings
 from heartbeat.launched import Launched
+from heartbeat.pulse import make_monotonic
 from heartbeat.service import DEFAULT_LISTEN, MESSAGES, SECURED, HeartbeatService
 from heartbeat.shared import Fleet
 from heartbeat.sqlite import SqliteStore
 from heartbeat.store import Store
-from heartbeat.ticker import make_monotonic
 from heartbeat.workers import Workers
 
 __all__ = ["Options", "makeService"]

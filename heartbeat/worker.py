@@ -22,8 +22,8 @@ from zope.interface import implementer
 
 from heartbeat.core.errors import SettingError
 from heartbeat.logs import json_line
+from heartbeat.pulse import make_monotonic
 from heartbeat.tap import Options
-from heartbeat.ticker import make_monotonic
 from heartbeat.workers import WORD, admin_of, patience_to_stop
 
 __all__ = ["main"]

@@ -145,7 +145,7 @@ class View:
             "resumes_refused": tally.resumes_refused,
             "replayed": tally.replayed,
             "refused": shared.refusals.counts,
-            "late_s": shared.ticker.late,
+            "late_s": shared.ticker.pulse.late,
             "bound_s": max(timing.watching_bound, timing.pinging_bound),
             "interval_s": timing.interval,
         }

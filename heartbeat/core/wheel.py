@@ -40,6 +40,10 @@ class Wheel:
         """How many entries are armed."""
         return sum(map(len, self._slots.values()))
 
+    def __bool__(self) -> bool:
+        """Whether any is."""
+        return bool(self._slots)
+
     def arm(self, entry: Entry, at: float) -> None:
         """Have `entry` handed out at `at`, and not at the time it was armed for before."""
         self.disarm(entry)

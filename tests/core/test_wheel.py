@@ -28,11 +28,11 @@ def test_an_entry_is_handed_out_at_its_time_and_then_sits_nowhere():
     wheel, entry = Wheel(TICK, 0.0), Entry("a")
 
     wheel.arm(entry, 1.0)
-    assert (entry.slot, len(wheel)) == (4, 1)
+    assert (entry.slot, len(wheel), bool(wheel)) == (4, 1, True)
 
     assert handed_out(wheel, 0.75) == []
     assert handed_out(wheel, 1.0) == [entry]
-    assert (entry.slot, len(wheel)) == (None, 0)
+    assert (entry.slot, len(wheel), bool(wheel)) == (None, 0, False)
     assert handed_out(wheel, 100.0) == []
 
 

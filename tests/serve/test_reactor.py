@@ -28,8 +28,8 @@ from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.tcp import Port, Server
 
 from heartbeat import HeartbeatService, Settings
+from heartbeat.pulse import Pulse
 from heartbeat.reactor import HeartbeatReactor
-from heartbeat.ticker import Ticker
 
 #: Nothing here takes a second; this bounds what hangs.
 SOON = 10.0
@@ -128,7 +128,7 @@ def test_its_seconds_are_monotonic_and_its_timers_keep_to_them(reactor):
 def test_a_ticker_on_it_is_not_watched(reactor, monkeypatch):
     monkeypatch.setitem(sys.modules, "twisted.internet.reactor", reactor)
 
-    assert not Ticker(reactor, 0.25).watched
+    assert not Pulse(reactor, 0.25).watched
 
 
 STEPS = """

@@ -46,15 +46,11 @@ class Process:
         self.next_seq = {}
         self.busy = set()
         self.store = store_of(self, disk)
-        self._own_wall = machine.stock
-        # Until its ticker is made, all clocks are one.
-        machine.stock = False
+        machine.forget_time()
 
     def begun(self, shared):
-        """Its ticker is made: the timers go by the clock of this machine from now on."""
+        """What its connections share is made."""
         self.shared = shared
-        shared.ticker.raw = self.machine.monotonic
-        self.machine.stock = self._own_wall
         self.machine.process = self
         self.machine.plan = self.plan if self.is_server or self.device.access.rate else None
         self.world.ledger.begins(self)

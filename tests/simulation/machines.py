@@ -1,7 +1,7 @@
 """Machines on one heap: the clocks and timers of each process, its stalls, its sleep, and the steps of its wall clock.
 
 A machine is the reactor of what runs on it, without being one: `seconds`, `callLater`, and nothing else. The ticks of
-its process (heartbeat/ticker.py), at most of which nothing is due, are made up for when somebody asks for the time,
+its process (heartbeat/pulse.py), at most of which nothing is due, are made up for when somebody asks for the time,
 which comes to the same (tests/core/test_running.py); a simulated day would else be ticks for the most part. One at
 which something is due, or that is late, comes for real.
 """
@@ -10,6 +10,8 @@ from heapq import heappush
 from math import ceil, inf
 
 from twisted.internet.task import LoopingCall
+
+from heartbeat.pulse import Pulse
 
 #: A tick that is late by this many seconds is looked into (heartbeat/watchdog.py).
 WATCHDOG = 2.0
@@ -105,12 +107,12 @@ class Machine:
 
     def _make_up(self, tick, count):
         """So many ticks have passed at which nothing was due."""
-        interval, ticker = tick.func.interval, tick.func.f.__self__
+        interval, pulse = tick.func.interval, tick.func.f.__self__
         last = tick.at + (count - 1) * interval
         tick.at = last + interval
         tick.due += count * interval
-        ticker.ticked_at = last - self.asleep
-        ticker.running.resume(last - self.asleep)
+        pulse.ticked_at = last - self.asleep
+        pulse.running.resume(last - self.asleep)
 
     # Timers.
 
@@ -191,6 +193,11 @@ class Machine:
         del self.calls[call]
         self.world.touched = self
         call.func(*call.args, **call.kw)
+
+    def forget_time(self):
+        """A new process begins here: it knows of no pulse but its own."""
+        for key in [key for key in Pulse._known if key[0] == id(self)]:
+            del Pulse._known[key]
 
     # What befalls it.
 
@@ -279,9 +286,9 @@ class Machine:
             self.world.later(1.0, self._look_if_buried, life)
             return
         self.world.touched = self
-        ticker = self.process.shared.ticker
-        if self.monotonic() - ticker.ticked_at > WATCHDOG:
-            ticker.poke()
+        pulse = self.process.shared.ticker.pulse
+        if self.monotonic() - pulse.ticked_at > WATCHDOG:
+            pulse.poke()
         self._unbury()
 
     def _unbury(self):

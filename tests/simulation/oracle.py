@@ -285,6 +285,7 @@ class Oracle:
         """Every timer has an owner that lives."""
         shared, claim = process.shared, self.world.claim
         ticker, sessions = shared.ticker, shared.sessions
+        loop = ticker.pulse._loop
         for bucket in ticker.wheel._slots.values():
             for entry in bucket:
                 there = entry in shared.edges and not entry.over
@@ -295,12 +296,12 @@ class Oracle:
             owned |= {client._opening, client._waiting, client._stable, client._session._expiry}
         claim(ticker.alarms <= owned, process.name, "keeps an alarm of one who is gone")
         funcs = [getattr(call.func, "__self__", call.func) for call in process.machine.calls]
-        ours = [one for one in funcs if one is ticker or one is ticker._loop or one in ticker.alarms]
+        ours = [one for one in funcs if one is ticker or one is loop or one in ticker.alarms]
         claim(len(ours) == len(set(ours)), process.name, "has set a timer twice")
-        rings = len(ours) - (ticker in ours) - (ticker._loop in ours)
+        rings = len(ours) - (ticker in ours) - (loop in ours)
         claim(rings == len(ticker.alarms), process.name, "lost an alarm")
         used = bool(shared.edges) or (not process.is_server and process.client.running)
-        claim(not used or ticker._loop in ours, process.name, "has no tick")
+        claim(not used or loop in ours, process.name, "has no tick")
         claim(len(shared.edges) <= ticker._users, process.name, "ticks for fewer than there are")
 
 

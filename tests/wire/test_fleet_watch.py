@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 import redis_server
@@ -84,18 +85,21 @@ def servers(answer):
     return {one["node"]: one for one in answer.json["servers"]}
 
 
-def test_the_numbers_of_all_are_added_up_and_those_of_each_are_told(watch):
+def test_the_numbers_of_all_are_added_up_and_those_of_each_are_told(watch, monkeypatch):
     """A client on two servers is one that is active; of what waits and of lateness the greatest counts."""
     one, other = watch()
     one.person("alice")
     one.person("bob")
     other.person("alice")
-    one.server.heartbeat.ticker.late, other.server.heartbeat.ticker.late = 0.25, 0.5
     one.server.heartbeat.tally.convictions["silent"] += 2
     other.server.heartbeat.tally.convictions["silent"] += 3
     one.turns.until(lambda: one.fleet.counts == (2, 2, 3))
 
-    told = one("/fleet/totals").json
+    # Here both are one process, which has one lateness.
+    one.server.heartbeat.ticker.pulse.late = 0.25
+    with monkeypatch.context() as patched:
+        patched.setattr(other.server.heartbeat.ticker, "pulse", SimpleNamespace(late=0.5))
+        told = one("/fleet/totals").json
     assert (told["connections"], told["clients"]["active"], told["sessions"], told["opened"]) == (3, 2, 3, 3)
     assert (told["convictions"]["silent"], told["convictions"]["no-pong"]) == (5, 0)
     assert (told["states"]["acknowledged"], told["levels"]) == (3, {"0": 0, "1": 3})

@@ -1,15 +1,10 @@
-"""One tick for all, exact alarms, and our own lateness left out of the time."""
-
-import sys
-import time
+"""The wheel, exact alarms, turns: who is due looks in time, in slices, and by a time without our own lateness."""
 
 import pytest
-from twisted.internet import reactor
 from twisted.internet.task import Clock
 
-from heartbeat import watchdog
-from heartbeat.testing import Machine, World
-from heartbeat.ticker import Alarm, Ticker, make_monotonic, raw_clock, sleep_clock, slept
+from heartbeat.testing import Machine
+from heartbeat.ticker import Alarm, Ticker
 
 TICK = 0.25
 
@@ -50,92 +45,7 @@ def pump(clock, seconds):
         clock.advance(TICK)
 
 
-# Which clock.
-
-
-def test_the_time_is_that_of_a_reactor_that_was_passed_in():
-    clock = Clock()
-    clock.advance(5)
-
-    assert raw_clock(clock)() == 5
-    assert not Ticker(clock, TICK).watched
-
-
-def test_the_time_is_monotonic_where_the_reactor_is_the_global_one():
-    assert raw_clock(reactor) is time.monotonic
-    # Twisted's reactors are not monotonic themselves, ours is.
-    assert Ticker(reactor, TICK).watched == (reactor.seconds is not time.monotonic)
-
-
-def test_a_reactor_that_is_monotonic_itself_needs_no_watchdog(monkeypatch):
-    class Monotonic(Clock):
-        seconds = staticmethod(time.monotonic)
-
-    monkeypatch.setitem(sys.modules, "twisted.internet.reactor", Monotonic())
-
-    assert not Ticker(sys.modules["twisted.internet.reactor"], TICK).watched
-
-
-def test_a_reactor_with_no_timer_yet_is_made_monotonic_and_one_with_timers_is_left_alone():
-    fresh, busy = Clock(), Clock()
-    call = busy.callLater(1, lambda: None)
-
-    make_monotonic(fresh)
-    make_monotonic(busy)
-
-    assert fresh.seconds is time.monotonic
-    assert busy.seconds() == 0
-    call.cancel()
-
-
-def test_sleep_is_the_machines_for_the_global_reactor_and_else_what_the_reactor_says():
-    machine = Machine()
-
-    assert sleep_clock(reactor) is slept
-    assert sleep_clock(machine)() == machine.slept() == 0
-    assert sleep_clock(Clock())() == 0
-
-
-@pytest.mark.parametrize("tells", [True, False], ids=["the platform tells", "the platform does not tell"])
-def test_sleep_is_counted_in_seconds_of_which_only_differences_mean_anything(monkeypatch, tells):
-    if not tells:
-        monkeypatch.delattr(time, "CLOCK_BOOTTIME")
-
-    assert slept() - slept() == pytest.approx(0, abs=1)
-
-
 # The tick.
-
-
-def test_the_tick_lives_from_the_first_connection_to_the_last(clock):
-    ticks = []
-    ticker = Ticker(clock, TICK, on_tick=ticks.append)
-    assert clock.calls == []
-
-    ticker.enter()
-    ticker.enter()
-    pump(clock, 1)
-    ticker.leave()
-    pump(clock, 1)
-    assert len(ticks) == 8
-
-    ticker.leave()
-    assert clock.calls == []
-    pump(clock, 1)
-    assert len(ticks) == 8
-
-
-def test_what_lay_between_two_uses_was_no_stall(clock):
-    ticker = Ticker(clock, TICK)
-    ticker.enter()
-    pump(clock, 1)
-    ticker.leave()
-    clock.advance(3600)
-
-    ticker.enter()
-    assert (ticker.running.stalls, ticker.running.late) == (0, 0)
-    assert ticker.now() == 3601
-    ticker.leave()
 
 
 def test_whoever_is_due_is_looked_at_within_a_tick_and_never_early(clock, ticker):
@@ -169,44 +79,6 @@ def test_lateness_is_left_out_as_soon_as_anybody_asks(clock, ticker):
 
     assert ticker.now() == pytest.approx(1, abs=2 * TICK)
     clock.advance(0)
-
-
-def test_a_tick_that_fails_tells(clock, failures):
-    """It is a bug of ours, and must not pass in silence."""
-
-    def fail(now):
-        raise ZeroDivisionError
-
-    ticker = Ticker(clock, TICK, on_tick=fail)
-    ticker.enter()
-    pump(clock, 1)
-
-    assert len(failures.flush(ZeroDivisionError)) == 1
-    ticker.leave()
-    ticker.enter()
-    ticker.leave()
-
-
-def test_a_tick_that_ends_the_last_connection_ends_itself(clock):
-    ticker = Ticker(clock, TICK, on_tick=lambda now: ticker.leave())
-    ticker.enter()
-
-    pump(clock, 1)
-
-    assert clock.calls == []
-
-
-def test_a_tick_in_which_the_last_connection_leaves_and_another_enters_goes_on_as_one(clock):
-    def change(now):
-        ticker.leave()
-        ticker.enter()
-
-    ticker = Ticker(clock, TICK, on_tick=change)
-    ticker.enter()
-    pump(clock, 2)
-
-    assert len(clock.calls) == 1
-    ticker.leave()
 
 
 # A turn of the reactor.
@@ -247,49 +119,6 @@ def test_what_asks_for_a_turn_within_a_turn_gets_the_next():
     assert order == []
     machine.turn(0)
     assert order == ["next"]
-
-
-# Sleep.
-
-
-def test_a_machine_that_slept_is_told_of_once():
-    world, woken = World(), []
-    ticker = Ticker(world.client, TICK, on_wake=woken.append)
-    ticker.enter()
-    world.advance(10)
-    assert woken == []
-
-    world.sleep(3600)
-    world.advance(3610)
-
-    # Its clock stood still meanwhile.
-    assert woken == [pytest.approx(10, abs=TICK)]
-    assert ticker.now() == pytest.approx(20, abs=TICK)
-    ticker.leave()
-    assert world.delayed_calls == []
-
-
-def test_a_nap_is_not_worth_mentioning():
-    world, woken = World(), []
-    ticker = Ticker(world.client, TICK, on_wake=woken.append)
-    ticker.enter()
-    world.sleep(1.5)
-    world.advance(10)
-
-    assert woken == []
-    ticker.leave()
-
-
-def test_sleep_before_the_first_connection_is_nobodys():
-    world, woken = World(), []
-    ticker = Ticker(world.client, TICK, on_wake=woken.append)
-    world.sleep(3600)
-    world.advance(3610)
-    ticker.enter()
-    world.advance(1)
-
-    assert woken == []
-    ticker.leave()
 
 
 # Alarms.
@@ -453,7 +282,7 @@ def test_what_is_left_of_several_ticks_has_one_slice_a_turn(ticker, clock):
             ticker.wheel.arm(Slow(clock, []), at * TICK)
     for _ in range(4):
         clock.rightNow += TICK
-        ticker._ticked()
+        ticker.pulse._ticked()
 
     assert len(ticker._turning) == 1
 
@@ -464,126 +293,9 @@ def test_however_long_more_come_due_than_can_look_they_all_look_in_the_end(ticke
         ticker.wheel.arm(entry, number // 2 * TICK)
     for _ in range(300):
         clock.rightNow += TICK
-        ticker._ticked()
+        ticker.pulse._ticked()
     assert sum(len(entry.looks) for entry in entries) < 600
 
     clock.advance(0)
 
     assert [len(entry.looks) for entry in entries] == [1] * 600
-
-
-# A wall clock that steps, under a time that does not.
-
-
-class Stepping(Clock):
-    """A reactor on wall time that can be set; `monotonic` is not moved by that."""
-
-    stepped = 0.0
-
-    def monotonic(self):
-        return self.rightNow - self.stepped
-
-    def step(self, seconds):
-        self.stepped += seconds
-        self.rightNow += seconds
-
-
-@pytest.fixture
-def stepping():
-    """A ticker that trusts the monotonic clock of a reactor that does not, with one alarm at 5."""
-    clock, rung = Stepping(), []
-    ticker = Ticker(clock, TICK)
-    ticker.raw = clock.monotonic
-    ticker.enter()
-    Alarm(ticker, rung.append).arm(5)
-    pump(clock, 1)
-    yield clock, ticker, rung
-    ticker.leave()
-    assert clock.calls == []
-
-
-def test_a_step_ahead_rings_nothing_early(stepping):
-    clock, _, rung = stepping
-
-    clock.step(3600)
-    pump(clock, 3.5)
-    assert rung == []
-    pump(clock, 1)
-
-    assert rung == [pytest.approx(5, abs=0.01)]
-
-
-def test_a_step_back_buries_all_timers_until_they_are_set_anew(stepping, log):
-    clock, ticker, rung = stepping
-    turns = []
-    ticker.turn(lambda: turns.append(ticker.now()))
-
-    clock.step(-3600)
-    pump(clock, 2.5)
-    assert turns == []
-    assert watchdog.late(ticker.ticked_at, clock.monotonic())
-
-    ticker.poke()
-    clock.advance(0)
-    assert len(turns) == 1
-    pump(clock, 6)
-    assert len(rung) == 1
-    assert clock.monotonic() < 10
-    assert any("the system clock stepped back" in event["log_format"] for event in log if event.get("log_format"))
-
-
-def test_a_reactor_that_was_merely_blocked_is_told_of_no_step(stepping, log):
-    """The poke comes before the tick that is due, as calls of other threads do."""
-    clock, ticker, rung = stepping
-    clock.rightNow += 3
-    calls = clock.getDelayedCalls()
-    assert watchdog.late(ticker.ticked_at, clock.monotonic())
-
-    ticker.poke()
-
-    assert clock.getDelayedCalls() == calls
-    assert not [event for event in log if "stepped back" in (event.get("log_format") or "")]
-    pump(clock, 5)
-    assert rung == [pytest.approx(5, abs=2 * TICK)]
-
-
-def test_a_reactor_that_was_blocked_while_its_clock_stepped_back_is_revived(stepping):
-    clock, ticker, rung = stepping
-    clock.rightNow += 3
-    clock.step(-3600)
-
-    ticker.poke()
-    pump(clock, 5)
-
-    assert len(rung) == 1
-
-
-def test_a_poke_that_comes_too_late_does_nothing(clock):
-    ticker = Ticker(clock, TICK)
-    ticker.enter()
-    ticker.leave()
-
-    ticker.poke()
-
-    assert clock.calls == []
-
-
-def test_a_poke_revives_a_tick_that_has_failed(clock, failures):
-    fails = [True]
-
-    def tick(now):
-        if fails.pop():
-            raise ZeroDivisionError
-        fails.append(False)
-
-    ticker = Ticker(clock, TICK, on_tick=tick)
-    ticker.enter()
-    pump(clock, 1)
-    fails.append(False)
-    failures.flush(ZeroDivisionError)
-
-    ticker.poke()
-    pump(clock, 1)
-
-    assert ticker.ticked_at == 2
-    ticker.leave()

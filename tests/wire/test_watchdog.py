@@ -139,4 +139,4 @@ def test_a_ticker_on_the_global_reactor_is_watched_as_long_as_it_is_needed(monke
     thread.join(PATIENCE)
 
     assert not thread.is_alive()
-    assert ticker._loop.call is None
+    assert ticker.pulse._loop.call is None
