@@ -217,7 +217,8 @@ class Fleet(Cast):
                 "says": self.plan.says,
                 # Of visitors the soak tells.
                 "visit_every": None,
-                "every": 10.0,
+                # Whether anything grows is the soak's question too.
+                "every": None,
                 "spread": total / 150,
                 "reactor": "heartbeat" if sys.platform == "linux" else "default",
                 "tells_backs": True,

@@ -253,7 +253,8 @@ class Crowd:
         self.lateness.start()
         _, progress, figures, visits = self.loops
         progress.start(1.0, now=False)
-        figures.start(CONFIGURED["every"], now=False)
+        if CONFIGURED["every"]:
+            figures.start(CONFIGURED["every"], now=False)
         if CONFIGURED["visit_every"]:
             visits.start(CONFIGURED["visit_every"], now=False)
         for at, member in enumerate(self.members):

@@ -191,6 +191,9 @@ class Sessions:
 
     def ticked(self, now: float) -> None:
         """A tick has passed: whoever was slow may have read meanwhile."""
+        if not self._lagging:
+            # A process may have a thousand clients, each with a tick five times a second.
+            return
         lagging, self._lagging = self._lagging, set()
         for channel in lagging:
             channel.pump()

@@ -104,7 +104,8 @@ class Ticker:
         """The pulse: a tick has passed."""
         if self.wheel:
             self._handed_out.append(self.wheel.due(now))
-        self._hand_out()
+        if self._handed_out:
+            self._hand_out()
         if self._on_tick is not None:
             self._on_tick(now)
 
@@ -125,8 +126,6 @@ class Ticker:
 
     def _hand_out(self) -> None:
         """Have those look who are due; where there are many, others have a turn of the reactor in between."""
-        if not self._handed_out:
-            return
         raw, now, behind = self.raw(), self.now(), min(_BEHIND, len(self._handed_out))
         self._looks = 0
         while self._handed_out:

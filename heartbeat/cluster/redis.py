@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
-import hiredis  # noqa: F401  # txredisapi says nothing where it is not there
+import hiredis
 from twisted.internet.defer import Deferred, fail, gatherResults, succeed
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.protocol import Factory
@@ -425,6 +425,11 @@ class _Connection(HiredisProtocol):  # type: ignore[misc]  # untyped
     def _answered(self, reply: Any) -> Any:
         self.has_answered = True
         return reply
+
+    def _build_command(self, *args: Argument, **_: object) -> bytes:
+        """txredisapi's, which took a twelfth of a busy server's time to put a command together."""
+        packed: bytes = hiredis.pack_command(args)
+        return packed
 
     def run(self, one: _Asked) -> None:
         """Have Redis do this; it answers in the order in which it is asked."""
