@@ -197,8 +197,10 @@ class Member:
             tell("dead", client=f"s{self.number}", **told)
         elif status.event in ("reconnecting", "unreachable"):
             if self.is_open:
-                self.is_open, self.ended_at, self.waited = False, time.monotonic(), status.delay or 0.0
+                self.is_open, self.ended_at, self.waited = False, time.monotonic(), 0.0
                 tell("ended", client=f"s{self.number}", port=self.port, why=status.detail)
+            # All that its backoff has it wait, where it does not come back at once.
+            self.waited += status.delay or 0.0
             if status.event == "unreachable":
                 # As a user does who sees that.
                 ledger.unreachable += 1
