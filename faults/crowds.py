@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
+from ports import free_port
 from processes import BIN, LOOPBACK
 
 from faults.lab import HERE, Clients, Failed, Lab, Seen, Server, convictions, fault, now
@@ -49,7 +50,7 @@ def _tireless() -> dict[str, Any]:
 
 def _restarts(lab: Lab, times: int, how: int, longest: float) -> Seen:
     """Under 20 clients that chat; the recovery is the longest, from when the server listens again."""
-    port = lab.port()
+    port = free_port()
     server = _on_file(lab, port)
     clients = lab.clients(server.url(), 20, settings=_tireless())
     ready(clients)
@@ -282,7 +283,7 @@ def storm(lab: Lab) -> Seen:
 )
 def killed_storm(lab: Lab) -> Seen:
     """Counted from when the server listens again."""
-    options = "--listen", f"tcp:{lab.port()}:interface=127.0.0.1", "--store", f"sqlite:{lab.folder / 'sessions.db'}"
+    options = "--listen", f"tcp:{free_port()}:interface=127.0.0.1", "--store", f"sqlite:{lab.folder / 'sessions.db'}"
     server = _twistd(lab, *options)
     clients = lab.clients(server.url(), 20, settings=_tireless())
     ready(clients)

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from ports import free_port
 from processes import BIN, LOOPBACK
 
 from faults.told import PATIENCE, Clients, Event, Failed, Ledger, Server, Stopped, Told, now, stop_all
@@ -214,10 +213,6 @@ class Lab(ExitStack):
         """`heartbeat-client URL --json`; its events have the moment of their coming."""
         command = [BIN / "heartbeat-client", url, "--json", *options]
         return self.enter_context(Told(command, prefix=prefix, cwd=self.folder, env=env))
-
-    def port(self) -> int:
-        """A free port of loopback below those from which connections go out: a restarted server gets it back."""
-        return free_port()
 
 
 def granted(settings: Settings, wish: float | None = None) -> Any:

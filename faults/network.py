@@ -142,12 +142,16 @@ def healthy(lab: Lab, on: Hosts, **how: Any) -> tuple[Server, Clients]:
 
 def cut(lab: Lab, towards: Sequence[str], *names: str, by: str = "client") -> Seen:
     """Packets are dropped until both ends know, and then no more."""
-    on = hosts(lab)
-    server, clients = healthy(lab, on, settings={"beats": by})
-    ends = Ends(server, clients)
-    cause = on.drop(towards)
+    on, ends, cause = cut_off(lab, towards, by)
     found = ends.both(granted(DEFAULTS), cause, *names, by=by)
     return mended(on, ends, found)
+
+
+def cut_off(lab: Lab, towards: Sequence[str], by: str = "client") -> tuple[Hosts, Ends, float]:
+    """Drop packets from now on; the hosts, the two ends, and the moment."""
+    on = hosts(lab)
+    server, clients = healthy(lab, on, settings={"beats": by})
+    return on, Ends(server, clients), on.drop(towards)
 
 
 def mended(on: Hosts, ends: Ends, found: Sequence[Found]) -> Seen:
@@ -202,13 +206,11 @@ def cut_under_server_beats(lab: Lab) -> Seen:
 )
 def cut_to_server(lab: Lab) -> Seen:
     """What the server says still arrives: its probe too, which is due about when the client's verdict is."""
-    on = hosts(lab)
-    server, clients = healthy(lab, on, settings={"beats": "client"})
-    ends = Ends(server, clients)
-    cause = on.drop(("server",))
+    on, ends, cause = cut_off(lab, ("server",))
     timing = granted(DEFAULTS)
-    at_server = ends.heard_of(server, cause, timing.watching_bound, "dead")
-    at_clients = [ends.told(name, one, cause, timing) for name, one in zip(clients.names, at_server, strict=True)]
+    at_server = ends.heard_of(ends.server, cause, timing.watching_bound, "dead")
+    names = ends.clients.names
+    at_clients = [ends.told(name, one, cause, timing) for name, one in zip(names, at_server, strict=True)]
     return mended(on, ends, [*at_server, *at_clients])
 
 

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from ports import free_port
+
 from faults.lab import HERE, Failed, Lab, Seen, Server, Told, fault, granted, now
 from faults.rows import LATE, START, back_within, kept, nothing_of, serve
 from heartbeat import Settings
@@ -77,7 +79,7 @@ _KINDS: dict[str, tuple[str, Callable[[Lab, str], Told]]] = {"nginx": (NGINX, _n
 def _behind(lab: Lab, kind: str, server: Server) -> str:
     """Put a proxy of this kind in front of the server; the URL that leads through it."""
     text, start = _KINDS[kind]
-    port = lab.port()
+    port = free_port()
     there = urlsplit(server.url()).port
     proxy = start(lab, text.format(folder=lab.folder, port=port, server=there, idle=IDLE))
     deadline = now() + START

@@ -297,6 +297,30 @@ def test_a_group_is_joined_and_left_and_says_how_many_it_has(pair):
     assert bob.text("#group output") == ""
 
 
+#: Counts in `kept` how often the lines of a group are put away.
+COUNT_KEPT = """
+window.kept = 0;
+const put = Storage.prototype.setItem;
+Storage.prototype.setItem = function (name, value) {
+    kept += /lines of ongroupchat/.test(name);
+    put.call(this, name, value);
+};
+"""
+
+#: Leaves the page for itself in the moment in which the group has this line.
+RELOAD_AT = """
+const [wanted, told] = arguments;
+const look = () => {
+    const last = [...document.querySelectorAll("#group .text")].at(-1);
+    if (last?.textContent !== wanted) return;
+    told();
+    location.reload();
+};
+new MutationObserver(look).observe(document.querySelector("#group"), { subtree: true, childList: true });
+look();
+"""
+
+
 def say_in_room(url, numbers):
     """Join the group, say these numbers, hear the last, and be gone; by no browser, which may take a minute for it."""
     parts = urlsplit(url)
@@ -325,6 +349,7 @@ def test_what_a_group_had_no_room_for_is_counted(pair):
     alice, bob = pair
     # A thousand lines are shown one after the other, and on a machine that has other pages to show that takes a while.
     bob.driver.set_script_timeout(120)
+    bob.driver.execute_script(COUNT_KEPT)
     bob.press("#cut")
     say_in_room(alice.url, range(1, 1101))
     bob.until_told("dead", timeout=60)
@@ -339,6 +364,12 @@ def test_what_a_group_had_no_room_for_is_counted(pair):
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
     # And that he who said all this has gone.
     assert lines[-2:] == [f"{1100 - numbers[-1] + 1} messages of room missed", "and then?"]
+    # They were not put away one by one; but all that are shown are there after a reload at once.
+    assert 0 < bob.driver.execute_script("return kept") <= 400
+    alice.fill("#group [name=text]", "the last")
+    bob.driver.execute_async_script(RELOAD_AT, "the last")
+    bob.until_state("acknowledged", 120)
+    assert bob.lines("group") == [*lines[1:], "the last"]
 
 
 def test_a_message_to_nobody_and_a_group_that_is_not_ours_are_said_to_be_so(live):

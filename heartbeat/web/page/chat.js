@@ -6,6 +6,9 @@
 /** So many lines are kept of each conversation. */
 const MOST_LINES = 200;
 
+/** What comes within so many ms is kept, and scrolled to, at once: either costs as much for a hundred lines as for one. */
+const TOGETHER_MS = 50;
+
 /** What became of a message of ours, in words; a fate that is not listed is a word itself. */
 const FATES = {
     queued: "✓ queued until it is read",
@@ -61,34 +64,37 @@ function element(name, className, ...content) {
 /** The lines of one conversation, on the page and in the storage. What still waits stands below all else. */
 class Lines {
     #log;
-    #list;
     #name;
     #lines;
     #items = new Map();
+    #settle = null;
 
     constructor(log, name) {
         this.#log = log;
-        this.#list = log.querySelector("ol");
         this.#name = `lines of ${name}`;
         this.#lines = [];
         for (const line of recall(this.#name) ?? []) this.#put(line);
         log.scrollTop = log.scrollHeight;
+        // Whatever comes after this page finds what this one has shown last.
+        addEventListener("pagehide", () => this.#settle?.());
     }
 
     /** A line: `text`, by `who`; `own` ones have an `id` and a `fate`. */
     add(line) {
         this.#stay_at_end(() => {
             this.#put({ id: next_id(), at: Date.now(), ...line });
-            for (const { id } of this.#lines.splice(0, this.#lines.length - MOST_LINES)) this.#remove(id);
+            for (const { id } of this.#lines.splice(0, this.#lines.length - MOST_LINES)) {
+                this.#items.get(id).remove();
+                this.#items.delete(id);
+            }
         });
     }
 
-    /** Change a line, if there is one of this id; whether there is. */
+    /** Change the line of this id, and return it; undefined where there is none. */
     change(id, change) {
         const line = this.#lines.find((one) => one.id === id);
-        if (!line) return false;
-        this.#stay_at_end(() => this.#show(Object.assign(line, change(line))));
-        return true;
+        if (line) this.#stay_at_end(() => this.#show(Object.assign(line, change(line))));
+        return line;
     }
 
     /** What became of a message, and why. That it is unconfirmed is news only of one that still waits. */
@@ -104,22 +110,23 @@ class Lines {
         const waits = line.fate === "waiting";
         const first = waits ? -1 : this.#lines.findIndex(({ fate }) => fate === "waiting");
         const before = first < 0 ? null : this.#items.get(this.#lines[first].id);
-        this.#list.insertBefore(this.#item(line), before);
+        this.#log.querySelector("ol").insertBefore(this.#item(line), before);
         this.#show(line);
         this.#lines.splice(first < 0 ? this.#lines.length : first, 0, line);
     }
 
-    #remove(id) {
-        this.#items.get(id).remove();
-        this.#items.delete(id);
-    }
-
     #stay_at_end(change) {
-        const log = this.#log;
-        const is_at_end = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+        if (!this.#settle) {
+            const log = this.#log;
+            const is_at_end = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+            this.#settle = () => {
+                this.#settle = null;
+                if (is_at_end) log.scrollTop = log.scrollHeight;
+                keep(this.#name, this.#lines);
+            };
+            setTimeout(this.#settle, TOGETHER_MS);
+        }
         change();
-        if (is_at_end) log.scrollTop = log.scrollHeight;
-        keep(this.#name, this.#lines);
     }
 
     #item({ id, at, who, own }) {
