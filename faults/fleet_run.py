@@ -20,13 +20,15 @@ from typing import Any
 from ports import free_port
 from processes import BIN
 
-from faults.soak_plan import TOGETHER
 from faults.soak_programs import Cast, Failed, Voice
 from heartbeat import Settings
 
 __all__ = ["NODES", "Fleet", "Plan"]
 
 NODES = 3
+
+#: Clients in one process: the fewer there are, the more is left of the machine for the servers.
+_TOGETHER = 1500
 
 #: A lease of a server's holds for three refreshes of 5 s.
 LEASE = 15.0
@@ -203,13 +205,13 @@ class Fleet(Cast):
         self.run("haproxy", ["haproxy", "-db", "-f", self.folder / "haproxy.cfg"])
         self.until(lambda: _listens(_LOOPBACK, self.port), _START, "HAProxy does not start")
         total = self.plan.clients
-        for number in range(-(-total // TOGETHER)):
-            first = number * TOGETHER
+        for number in range(-(-total // _TOGETHER)):
+            first = number * _TOGETHER
             configured = {
                 "url": f"ws://{_LOOPBACK}:{self.port}/ws",
                 "number": number,
                 "first": first,
-                "count": min(TOGETHER, total - first),
+                "count": min(_TOGETHER, total - first),
                 "total": total,
                 "seed": self.plan.seed,
                 "settings": {"interval": self.plan.interval},
