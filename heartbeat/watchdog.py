@@ -34,21 +34,21 @@ _changed = threading.Event()
 _thread: threading.Thread | None = None
 
 
-def watch(ticker: Watched) -> None:
-    """Begin to watch a ticker that has just started."""
+def watch(pulse: Watched) -> None:
+    """Begin to watch a pulse that has just started."""
     global _thread  # noqa: PLW0603  # one thread a process is the point
     with _lock:
-        _watched.add(ticker)
+        _watched.add(pulse)
         _changed.clear()
         if _thread is None:
             _thread = threading.Thread(target=_run, name="heartbeat-watchdog", daemon=True)
             _thread.start()
 
 
-def unwatch(ticker: Watched) -> None:
-    """Stop watching a ticker that has stopped."""
+def unwatch(pulse: Watched) -> None:
+    """Stop watching a pulse that has stopped."""
     with _lock:
-        _watched.discard(ticker)
+        _watched.discard(pulse)
         if not _watched:
             _changed.set()
 
@@ -62,17 +62,17 @@ def _run() -> None:
     global _thread  # noqa: PLW0603  # as above
     poked: dict[Watched, float] = {}
     while True:
-        # An Event, not a sleep: it waits on the monotonic clock, and ends with the last ticker.
+        # An Event, not a sleep: it waits on the monotonic clock, and ends with the last pulse.
         _changed.wait(PATIENCE / 2)
         with _lock:
             if not _watched:
                 _thread = None
                 return
-            tickers = tuple(_watched)
-        poked = {ticker: poked[ticker] for ticker in tickers if ticker in poked}
-        for ticker in tickers:
-            ticked_at = ticker.ticked_at
-            # Once for each tick that fails to come. A reactor may merely be blocked: the ticker finds out for itself.
-            if late(ticked_at, time.monotonic()) and poked.get(ticker) != ticked_at:
-                poked[ticker] = ticked_at
-                ticker.reactor.callFromThread(ticker.poke)
+            pulses = tuple(_watched)
+        poked = {pulse: poked[pulse] for pulse in pulses if pulse in poked}
+        for pulse in pulses:
+            ticked_at = pulse.ticked_at
+            # Once for each tick that fails to come. A reactor may merely be blocked: the pulse finds out for itself.
+            if late(ticked_at, time.monotonic()) and poked.get(pulse) != ticked_at:
+                poked[pulse] = ticked_at
+                pulse.reactor.callFromThread(pulse.poke)

@@ -7,6 +7,7 @@ import peers
 import pytest
 import redis_server
 import txaio
+from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
 
 from heartbeat.client import HeartbeatClient
@@ -49,6 +50,14 @@ def failures():
     globalLogPublisher.removeObserver(failures)
     assert failures == []
     assert [thread.name for thread in threading.enumerate() if thread.name == "heartbeat-watchdog"] == []
+
+
+@pytest.fixture
+def clock():
+    """A reactor of our own; nothing is left on it in the end."""
+    clock = Clock()
+    yield clock
+    assert clock.calls == []
 
 
 @pytest.fixture(scope="module")

@@ -39,14 +39,6 @@ class End:
 
 
 @pytest.fixture
-def clock():
-    """A reactor of our own; nothing is left on it in the end."""
-    clock = Clock()
-    yield clock
-    assert clock.calls == []
-
-
-@pytest.fixture
 def pulse(clock):
     return Pulse.of(clock, TICK)
 

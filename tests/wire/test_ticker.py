@@ -1,12 +1,10 @@
 """The wheel, exact alarms, turns: who is due looks in time, in slices, and by a time without our own lateness."""
 
 import pytest
-from twisted.internet.task import Clock
+from test_pulse import TICK, pump
 
 from heartbeat.testing import Machine
 from heartbeat.ticker import Alarm, Ticker
-
-TICK = 0.25
 
 
 class Entry:
@@ -22,14 +20,6 @@ class Entry:
 
 
 @pytest.fixture
-def clock():
-    """A reactor of our own; nothing is left on it in the end."""
-    clock = Clock()
-    yield clock
-    assert clock.calls == []
-
-
-@pytest.fixture
 def ticker(clock):
     """A ticker that is needed by one connection until the end."""
     ticker = Ticker(clock, TICK)
@@ -37,12 +27,6 @@ def ticker(clock):
     yield ticker
     ticker.leave()
     clock.advance(0)
-
-
-def pump(clock, seconds):
-    """Let time pass as a reactor does that is never late."""
-    for _ in range(round(seconds / TICK)):
-        clock.advance(TICK)
 
 
 # The tick.
